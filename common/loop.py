@@ -1,0 +1,227 @@
+"""Training: what happens, in order."""
+
+import dataclasses
+import math
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from common import config as configs
+from common import data
+from common import mesh as meshes
+from common.checkpoint import Checkpoints
+from common.errors import InputError
+from common.evaluate import evaluate
+from common.log import Clock, Log, command_line, write_run_json
+from common.plan import Loop, Plan, make_plan
+from common.state import TrainState, abstract_state, create_state
+from common.step import make_eval_step, make_train_step
+from common.task import Task
+
+STOPPED = 75
+
+
+@dataclasses.dataclass
+class Host:
+    """What the host has decided: saved beside the state. `window` holds the sums of the metrics since the last log line."""
+
+    minutes: float = 0.0
+    best: float | None = None
+    best_step: int | None = None
+    worse: int = 0
+    window: dict[str, list] = dataclasses.field(default_factory=dict)
+
+
+def prepare_folder(workdir: Path, config: ConfigDict) -> None:
+    """Makes the run folder, or checks that it is this config's. Raises InputError that shows the difference."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    if path.exists():
+        changes = configs.difference(configs.from_json(path.read_text()), config)
+        if changes:
+            raise InputError(
+                f"--workdir {workdir}: holds a run of another config ({'; '.join(changes)}); use another folder"
+            )
+    aside = workdir / ".config.json"
+    aside.write_text(configs.to_json(config))
+    aside.rename(path)
+
+
+class Signals:
+    """SIGTERM and SIGINT ask the loop to save and stop; a second SIGINT stops at once."""
+
+    def __enter__(self) -> "Signals":
+        self.caught = None
+        self.old = {s: signal.signal(s, self.catch) for s in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def catch(self, number, frame) -> None:
+        if self.caught == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.caught = number
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+
+def train(
+    config: ConfigDict, task: Task, workdir: Path, *, initial: Callable | None = None, quiet: bool = False
+) -> int:
+    """Trains to the end of config.loop.duration, from the newest checkpoint of `workdir` where there is one.
+
+    initial: takes a fresh state and returns the one to start from (--init_from). Returns 0, or 75 where a signal stopped
+    it after saving. Raises InputError for bad input, and for a loss that is not finite.
+    """
+    plan = make_plan(config, task)
+    prepare_folder(workdir, config)
+    with Checkpoints(workdir / "checkpoints", plan.loop.keep) as checkpoints, Signals() as signals:
+        state, host = first_state(plan, checkpoints, initial)
+        start = int(state.step)
+        log = Log(workdir, start=start, steps=plan.steps, quiet=quiet)
+        write_run_json(workdir, seed=config.seed, command=command_line(), steps=plan.steps)
+        try:
+            return run_steps(plan, state, host, checkpoints, log, signals)
+        finally:
+            log.close()
+
+
+def first_state(plan: Plan, checkpoints: Checkpoints, initial: Callable | None) -> tuple[TrainState, Host]:
+    """The state to start from: this run's newest good checkpoint, else another run's parameters, else a fresh one."""
+    step = checkpoints.latest()
+    if step is not None:
+        state = checkpoints.restore(step, abstract_state(plan.make, plan.abstract_batch, plan.mesh))
+        return state, Host(**checkpoints.manifest(step)["host"])
+    state = create_state(plan.make, plan.abstract_batch, plan.mesh)
+    return (initial(state) if initial else state), Host()
+
+
+def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoints, log: Log, signals: Signals) -> int:
+    """The loop itself. The metrics of a step are read while the next one runs, so the device never waits for the log."""
+    config, every, last = plan.config, plan.every, plan.steps
+    step_fn = make_train_step(plan.task, plan.optimizer, plan.mesh, seed=config.seed)
+    eval_step = make_eval_step(plan.task, plan.mesh)
+    start = int(state.step)
+    if start >= last:
+        log.say(f"already at step {start} of {last}")
+        return 0
+    batches = open_batches(plan, start)
+    clock = Clock(start, host.minutes)
+    pending = None
+
+    def read_pending():
+        nonlocal pending
+        if pending is None:
+            return
+        (step, metrics), pending = pending, None
+        add_to_window(host.window, jax.device_get(metrics))
+        check_finite(step, metrics, checkpoints)
+        if step % every["log"] == 0 or step == last:
+            write_train_line(log, step, host, clock.rate(step, config.data.batch_size))
+
+    def save(step):
+        read_pending()  # before a state is kept, its losses are known to be finite
+        host.minutes = clock.minutes()
+        checkpoints.save(step, state, dataclasses.asdict(host))
+
+    try:
+        for step in range(start + 1, last + 1):
+            batch = meshes.put(plan.mesh, next(batches))
+            state, metrics = step_fn(state, batch)
+            read_pending()
+            pending = (step, metrics)
+            clock.step_done(step, metrics, batches)
+            log.tick(step)
+            better = False
+            if step % every["eval"] == 0 or step == last:
+                read_pending()
+                with clock.pause():
+                    scores, alarms = evaluate(plan, eval_step, state, plan.loop.eval_split)
+                better = note_best(plan.loop, host, scores, step)
+                log.write(
+                    step, plan.loop.eval_split, scores, note=summary(scores, plan.loop) + ("  (best)" if better else "")
+                )
+                for line in alarms:
+                    log.say(f"warning: {line}")
+            stop = signals.caught is not None or (plan.loop.patience and host.worse >= plan.loop.patience)
+            if better or stop or step % every["save"] == 0 or step == last:
+                with clock.pause():
+                    save(step)
+            else:
+                checkpoints.poll()
+            if stop:
+                break
+        checkpoints.finish()
+    finally:
+        batches.close()
+    if signals.caught is not None and step < last:
+        log.say(f"stopped at step {step} of {last}, saved; the same command goes on")
+        return STOPPED
+    if stop:
+        log.say(f"no better {plan.loop.best.split()[1]} for {host.worse} evaluations: ended at step {step}")
+    log.say(clock.report(batches))
+    return 0
+
+
+def open_batches(plan: Plan, start: int):
+    section = plan.config.data
+    return data.batches(
+        data.cached(plan.task.train_source("train"), section.get("cache_mb", 1024)),
+        seed=plan.config.seed,
+        batch_size=section.batch_size,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+        crop=plan.task.crop,
+        start=start,
+        threads=section.get("threads", 2),
+    )
+
+
+def add_to_window(window: dict[str, list], metrics) -> None:
+    """Adds a step's sums to those since the last log line; plain floats, so that they are saved exactly as they are."""
+    for name, mean in metrics.items():
+        total, count = window.get(name, (0.0, 0.0))
+        window[name] = [total + float(mean.total), count + float(mean.count)]
+
+
+def write_train_line(log: Log, step: int, host: Host, rate: float) -> None:
+    scores = {name: total / count if count else math.nan for name, (total, count) in host.window.items()}
+    host.window.clear()
+    log.write(
+        step, "train", {**scores, "examples_per_second": rate}, note=f"loss {scores['loss']:.4f}  {rate:.1f} examples/s"
+    )
+
+
+def check_finite(step: int, metrics, checkpoints: Checkpoints) -> None:
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(float(metrics[name].total)):
+            raise InputError(
+                f"the {name.replace('_', ' ')} at step {step} is {float(metrics[name].total)}; the checkpoints before it are kept. "
+                "Usual causes: a learning rate that is too high (config.optimizer.learning_rate; try a tenth, with "
+                "config.optimizer.warmup='5%' and config.optimizer.clip=1.0), or extreme values in the data (experiments.check_data)"
+            )
+
+
+def note_best(loop: Loop, host: Host, scores: dict[str, float], step: int) -> bool:
+    """Keeps account of the best score; true where this one is it."""
+    direction, name = loop.best.split()
+    if name not in scores:
+        raise InputError(f"config.loop.best={loop.best!r}: no such score; {configs.nearest(name, scores)}")
+    value = scores[name]
+    better = math.isfinite(value) and (
+        host.best is None or (value > host.best if direction == "max" else value < host.best)
+    )
+    if better:
+        host.best, host.best_step, host.worse = value, step, 0
+    else:
+        host.worse += 1
+    return better
+
+
+def summary(scores: dict[str, float], loop: Loop) -> str:
+    name = loop.best.split()[1]
+    shown = dict.fromkeys(["loss", name])
+    return f"{loop.eval_split}  " + "  ".join(f"{n} {scores[n]:.4f}" for n in shown if n in scores)

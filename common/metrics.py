@@ -1,0 +1,51 @@
+"""Metrics are sums and counts that merge: a mean over devices, micro-batches, hosts and a ragged last batch is exact.
+
+A metric is a NamedTuple of arrays. On the device `+` over the leaves (`jax.tree.map(jnp.add, a, b)`) merges two of them;
+on the host `merge` does, in float64 and int64, so that a sum over a large set neither rounds nor overflows.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+
+class Mean(NamedTuple):
+    """A weighted mean as its two sums: `total` of the values, `count` of the weights. Both scalars."""
+
+    total: Float[Array, ""]
+    count: Float[Array, ""]
+
+    def merge(self, other: "Mean") -> "Mean":
+        return Mean(np.float64(self.total) + np.float64(other.total), np.float64(self.count) + np.float64(other.count))
+
+    def compute(self) -> float:
+        """The mean; NaN where nothing was counted."""
+        return float(self.total) / float(self.count) if float(self.count) else float("nan")
+
+
+class Confusions(NamedTuple):
+    """Confusion matrices of images, `matrix[i, label, prediction]` in pixels; rows with `image` -1 are padding.
+
+    An image may come in several parts (tiles): `merge` adds the parts of one image, so scores per image and over the
+    whole set are both exact.
+    """
+
+    image: Int[Array, " rows"]
+    matrix: Int[Array, "rows classes classes"]
+
+    def merge(self, other: "Confusions") -> "Confusions":
+        image = np.concatenate([np.asarray(self.image), np.asarray(other.image)])
+        matrix = np.concatenate([np.asarray(self.matrix, np.int64), np.asarray(other.matrix, np.int64)])
+        known = image >= 0
+        image, place = np.unique(image[known], return_inverse=True)
+        merged = np.zeros((len(image), *matrix.shape[1:]), np.int64)
+        np.add.at(merged, place, matrix[known])
+        return Confusions(image, merged)
+
+
+def merge(metrics, other):
+    """Two dicts of metrics with the same names, added; None stands for nothing yet."""
+    if metrics is None:
+        return other
+    return {name: metrics[name].merge(other[name]) for name in other}

@@ -1,0 +1,57 @@
+"""Task: all that the loop knows of a model and its data, as one record of functions."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Examples by number: anything with a length and an index. An example is a dict of NumPy arrays."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+def no_augment(key, example):
+    return example
+
+
+def no_finding(*_):
+    return []
+
+
+class Task(NamedTuple):
+    """The functions between a model, its data, and the loop.
+
+    Pure, traced:
+      init(key, batch) -> (params, model_state)
+      loss(params, model_state, batch, key) -> (loss sum, count, {name: Mean}, model_state); the step minimises sum / count
+      evaluate(params, model_state, batch) -> {name: metric}; rows where batch["mask"] is 0 count nothing
+      augment(key, example) -> example; one row, on the device, under vmap
+      predict(params, model_state, inputs) -> outputs
+    On the host:
+      train_source(split) -> Source of whole examples; crop(example, rng) -> what a row of a batch holds
+      eval_source(split) -> Source of rows of one fixed shape
+      scores(metrics) -> {name: number} of merged metrics; alarms(metrics) -> lines of warning
+      check() -> lines on what is wrong with the data, each with its cure
+      predict_array(apply, x) -> the answer for one raw example of any size
+      predict_files(apply, paths, output, **options) -> paths of the files written
+      pages(run, split, metrics) -> [(title, HTML)], the model's own sections of the report
+    abstract_batch: shapes and dtypes of a training batch, from the config alone.
+    """
+
+    abstract_batch: Any
+    init: Callable
+    loss: Callable
+    evaluate: Callable
+    predict: Callable
+    train_source: Callable[[str], Source]
+    eval_source: Callable[[str], Source]
+    scores: Callable[[Mapping[str, Any]], dict[str, float]]
+    crop: Callable = lambda example, rng: example
+    augment: Callable | None = None
+    alarms: Callable[[Mapping[str, Any]], list[str]] = no_finding
+    check: Callable[[], list[str]] = no_finding
+    predict_array: Callable | None = None
+    predict_files: Callable | None = None
+    pages: Callable | None = None

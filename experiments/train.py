@@ -1,0 +1,130 @@
+"""Trains the model of a config: python -m experiments.train --config configs/unet_brain.py --workdir runs/brain"""
+
+from experiments import launch
+
+# isort: split
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+from common.record import write_result
+
+from common import loop
+from common.checkpoint import Checkpoints
+from common.config import to_json
+from common.errors import InputError
+from common.log import command_line, read_lines
+from common.run import load_run
+from common.state import TrainState, transplant
+from experiments.arguments import parse_with_config, parser
+from experiments.evaluate import evaluate_run
+from experiments.tasks import make_task
+
+
+def main(argv: list[str]) -> int:
+    arguments = parser("experiments.train", "Trains the model of a config; a folder that has a checkpoint is resumed.")
+    arguments.add_argument("--workdir", required=True, type=Path, help="the run folder")
+    arguments.add_argument("--init_from", type=Path, metavar="RUN", help="start from the parameters of another run")
+    arguments.add_argument(
+        "--allow_missing", action="store_true", help="with --init_from: what does not fit starts fresh"
+    )
+    arguments.add_argument("--record", metavar="NAME", help="write experiments/results/NAME.json")
+    arguments.add_argument("--seeds", default="", metavar="0,1,2", help="with --record: train WORKDIR/seed-0 and so on")
+    arguments.add_argument("--quiet", action="store_true", help="no progress on the screen")
+    flags, config = parse_with_config(arguments, argv)
+    if flags.seeds and not flags.record:
+        arguments.error("--seeds needs --record NAME")
+    if flags.allow_missing and not flags.init_from:
+        arguments.error("--allow_missing needs --init_from RUN")
+    try:
+        seeds = [int(s) for s in flags.seeds.split(",")] if flags.seeds else [config.seed]
+    except ValueError:
+        arguments.error(f"--seeds {flags.seeds}: expected numbers, like 0,1,2")
+
+    scored = []
+    for seed in seeds:
+        with config.unlocked():
+            config.seed = seed
+        workdir = flags.workdir / f"seed-{seed}" if flags.seeds else flags.workdir
+        code = train_one(config, workdir, flags)
+        if code:
+            return code
+        scored.append((workdir, evaluate_run(load_run(workdir), config.loop.score_split)))
+    if flags.record:
+        record(flags, config, seeds, scored)
+    return 0
+
+
+def train_one(config, workdir: Path, flags) -> int:
+    """Checks the data, trains. Returns the exit code."""
+    task = make_task(config)
+    findings = task.check()
+    if findings:
+        more = f" (and {len(findings) - 1} more: python -m experiments.check_data)" if len(findings) > 1 else ""
+        raise InputError(f"{findings[0]}{more}")
+    start = time.perf_counter()
+    initial = initial_from(flags.init_from, flags.allow_missing) if flags.init_from else None
+    code = loop.train(config, task, workdir, initial=initial, quiet=flags.quiet)
+    if not flags.quiet and code == 0:
+        print(f"trained in {(time.perf_counter() - start) / 60:.1f} minutes: {workdir}", file=sys.stderr)
+    return code
+
+
+def initial_from(source: Path, allow_missing: bool):
+    """A function that puts the parameters of the run `source` into a fresh state (fine-tuning)."""
+    run = load_run(source)
+
+    def initial(state: TrainState) -> TrainState:
+        params, missing = transplant(run.params, state.params)
+        if missing and not allow_missing:
+            raise InputError(
+                f"--init_from {source}: {missing[0]} ({len(missing)} in all do not fit); --allow_missing starts them fresh"
+            )
+        for line in missing:
+            print(f"starts fresh: {line}", file=sys.stderr)
+        model_state, _ = transplant(run.model_state, state.model_state)
+        return dataclasses.replace(
+            state, params=params, model_state=model_state, ema=params if state.ema else state.ema
+        )
+
+    return initial
+
+
+def record(flags, config, seeds: list[int], scored: list[tuple[Path, dict[str, float]]]) -> None:
+    """Writes experiments/results/NAME.json: scores of all seeds, minutes, the curve of the first."""
+    import json
+
+    minutes = []
+    for workdir, _ in scored:
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            minutes.append(checkpoints.manifest(checkpoints.latest())["host"]["minutes"])
+    path = Path("experiments/results") / f"{flags.record}.json"
+    overrides = [word for word in sys.argv[1:] if word.startswith("--config.")]
+    write_result(
+        path,
+        name=flags.record,
+        config=json.loads(to_json(config)),
+        overrides=overrides,
+        command=" ".join(command_line()),
+        minutes=sum(minutes),
+        seeds=seeds,
+        scores={name: [s[name] for _, s in scored if name in s] for name in scored[0][1]},
+        selected_on=f"{config.loop.best} of {config.loop.eval_split}",
+        curve=thinned(read_lines(scored[0][0] / "metrics.jsonl")),
+    )
+    print(f"recorded: {path}", file=sys.stderr)
+
+
+def thinned(lines: list[dict], most: int = 100) -> list[dict]:
+    """At most about `most` lines of each split, evenly taken, the last one among them."""
+    kept = []
+    for split in dict.fromkeys(line["split"] for line in lines):
+        own = [line for line in lines if line["split"] == split]
+        every = -(-len(own) // most)
+        kept += [line for i, line in enumerate(own) if (len(own) - 1 - i) % every == 0]
+    return sorted(kept, key=lambda line: line["step"])
+
+
+if __name__ == "__main__":
+    launch.run(main)

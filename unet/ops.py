@@ -1,0 +1,93 @@
+"""The layers of a U-Net that XLA does badly on CPUs, done well: values and gradients equal lax's own.
+
+What was measured, and what was tried in vain: docs/decisions.md. `python -m experiments.bench unet_ops` repeats it.
+"""
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+Padding = Literal["same", "valid"]
+
+
+def conv3x3(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c o"], padding: Padding = "same"
+) -> Float[Array, "b p q o"]:
+    """3x3 convolution, stride 1; 'valid' loses one pixel at each border. On CPUs both gradients take a faster way than
+    lax's rule; weight gradients are summed in float32 at least. ValueError where 'valid' would leave no pixel."""
+    if padding not in ("same", "valid"):
+        raise ValueError(f"padding is 'same' or 'valid', not {padding!r}")
+    if padding == "valid" and min(x.shape[1:3]) < 3:
+        raise ValueError(f"a valid 3x3 convolution needs at least 3x3 pixels, not {x.shape[1]}x{x.shape[2]}")
+    border = 1 if padding == "same" else 0
+    if jax.default_backend() == "cpu":
+        return _conv3x3_cpu(border, x, kernel)
+    return _convolve(x, kernel, border)
+
+
+def _convolve(x: Array, kernel: Array, border: int) -> Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), [(border, border)] * 2, dimension_numbers=NHWC)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _conv3x3_cpu(border: int, x: Array, kernel: Array) -> Array:
+    return _convolve(x, kernel, border)
+
+
+def _conv3x3_fwd(border: int, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _convolve(x, kernel, border), (x, kernel)
+
+
+def _conv3x3_bwd(border: int, saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    # A forward convolution with the turned kernel: XLA:CPU hands only that form to oneDNN.
+    grad_x = _convolve(grad, kernel[::-1, ::-1].swapaxes(2, 3), 2 - border)
+    return grad_x, _weight_gradient(x, grad, border).astype(kernel.dtype)
+
+
+_conv3x3_cpu.defvjp(_conv3x3_fwd, _conv3x3_bwd)
+
+
+def _weight_gradient(x: Array, grad: Array, border: int) -> Array:
+    """[3, 3, c, o]: blocks of rows unrolled to windows (im2col), one matmul each, so that a block stays in cache."""
+    _, height, width, _ = grad.shape
+    block = min(4, height)
+    spare = -height % block  # rows of zero gradient fill the last block
+    x = jnp.pad(x, ((0, 0), (border, border + spare), (border, border), (0, 0)))
+    grad = jnp.pad(grad, ((0, 0), (0, spare), (0, 0), (0, 0)))
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+
+    def add_block(total: Array, start: Array) -> tuple[Array, None]:
+        rows = lax.dynamic_slice_in_dim(x, start, block + 2, axis=1)
+        windows = [rows[:, i : i + block, j : j + width] for i in range(3) for j in range(3)]
+        rows_grad = lax.dynamic_slice_in_dim(grad, start, block, axis=1)
+        product = jnp.einsum(
+            "bhwk,bhwo->ko", jnp.concatenate(windows, axis=-1), rows_grad, preferred_element_type=dtype
+        )
+        return total + product, None
+
+    total = jnp.zeros((9 * x.shape[-1], grad.shape[-1]), dtype)
+    total, _ = lax.scan(add_block, total, jnp.arange(0, height + spare, block))
+    return total.reshape(3, 3, x.shape[-1], grad.shape[-1])
+
+
+def max_pool2(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
+    """2x2 maximum, stride 2, of four strided slices. Where values tie the gradient is split between them
+    (reduce_window's goes to the first). ValueError unless height and width are even."""
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        raise ValueError(f"2x2 pooling needs an even height and width, not {x.shape[1]}x{x.shape[2]}")
+    top = jnp.maximum(x[:, ::2, ::2], x[:, ::2, 1::2])
+    return jnp.maximum(top, jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2]))
+
+
+def up_conv2(x: Float[Array, "b h w c"], kernel: Float[Array, "2 2 c o"]) -> Float[Array, "b 2*h 2*w o"]:
+    """2x2 up-convolution, stride 2: out[2i+a, 2j+b] = x[i, j] @ kernel[a, b], one matmul and depth to space. Equals
+    lax.conv_transpose with the kernel flipped, whose weight gradient XLA:CPU computes 100 times slower."""
+    batch, height, width, _ = x.shape
+    out = jnp.einsum("nhwc,ijco->nhiwjo", x, kernel)
+    return out.reshape(batch, 2 * height, 2 * width, kernel.shape[-1])

@@ -1,0 +1,282 @@
+"""Semantic segmentation with a U-Net, as a Task: the functions of a config's sections task, model, data and augment."""
+
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from common import config as configs
+from common.errors import InputError
+from common.metrics import Confusions, Mean
+from common.task import Task
+from unet import augment as augmentation
+from unet import predict, scores, sources, tiling
+from unet.crops import random_crop
+from unet.images import normalise
+from unet.losses import balanced_weights, segmentation_loss
+from unet.model import UNet, output_size
+
+IGNORE = 255
+
+
+def segmentation(
+    *,
+    class_names: tuple[str, ...],
+    colours: tuple[tuple[int, int, int], ...] = (),
+    loss: Mapping[str, Any] | None = None,
+    balance: bool = False,
+    background: int = 0,
+    tile: int = 256,
+    overlap: int = 32,
+    average: str = "none",
+) -> dict[str, Any]:
+    """The section `task` of a segmentation config.
+
+    class_names, colours: one for each class, in order of the class indices; colours as [r, g, b].
+    loss: keyword arguments of `unet.losses.segmentation_loss`. balance: class weights from the training masks.
+    background: the class that the foreground scores leave out; -1 for none.
+    tile, overlap: side of the one tile shape of evaluation and prediction, and the context cut from its inner edges.
+    average: 'none', 'flips' or 'turns' (flips and 90-degree turns): what evaluation and prediction average over.
+    """
+    if average not in SYMMETRIES:
+        raise InputError(f"config.task.average={average!r}: {configs.nearest(average, SYMMETRIES)}")
+    if colours and len(colours) != len(class_names):
+        raise InputError(
+            f"config.task.colours: {len(colours)} colours for {len(class_names)} class_names; give one each"
+        )
+    return {**locals(), "loss": dict(loss or {}), "colours": colours or palette(len(class_names))}
+
+
+def palette(classes: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours that are told apart easily (Okabe & Ito 2008 first), black for class 0."""
+    first = [
+        (0, 0, 0),
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 158, 115),
+        (240, 228, 66),
+        (0, 114, 178),
+        (213, 94, 0),
+        (204, 121, 167),
+    ]
+    more = np.random.default_rng(0).integers(40, 230, (max(classes - len(first), 0), 3))
+    return tuple((first + [tuple(map(int, c)) for c in more])[:classes])
+
+
+def reading(
+    *,
+    batch_size: int = 8,
+    eval_batch_size: int = 0,
+    threads: int = 2,
+    cache_mb: int = 1024,
+    crop: tuple[int, int] = (256, 256),
+    foreground_crops: float = 0.33,
+    **source: Any,
+) -> dict[str, Any]:
+    """The section `data`: what is cut from images here, what the loop reads, and in `source` the arguments of `make_source`.
+
+    crop: height and width of what the network sees in training. foreground_crops: share of crops with a foreground pixel
+    in the middle. eval_batch_size: 0 for batch_size. threads, cache_mb: of reading; may differ on resuming.
+    """
+    return locals()
+
+
+def make_task(
+    *, task: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any], augment: Mapping[str, Any]
+) -> Task:
+    """The Task of a segmentation config. Raises InputError for keys, values and sizes that do not fit."""
+    options = configs.call(segmentation, "task", task)
+    net = configs.call(UNet, "model", model)
+    known = tuple(n for n in reading.__kwdefaults__)
+    data = reading(**data)
+    source_options = configs.check_keys(sources.make_source, "data", data["source"], also=known)
+    check_sizes(options, net, data)
+    context = (data["crop"][0] - output_size(data["crop"][0], net.depth, net.padding)) // 2
+    make_source = functools.cache(
+        lambda split: sources.make_source(
+            split, classes=net.classes, bands=net.bands, background=options["background"], **source_options
+        )
+    )
+
+    @functools.cache
+    def loss_options() -> dict[str, Any]:
+        weights = {}
+        if options["balance"]:
+            weights = {"class_weights": balanced_weights(sources.pixel_counts(make_source("train"), net.classes))}
+        return {**options["loss"], **weights}
+
+    def init(key, batch):
+        variables = dict(net.init({"params": key}, batch["image"]))
+        return variables.pop("params"), variables
+
+    def loss(params, model_state, batch, key):
+        logits, new_state = net.apply(
+            {"params": params, **model_state},
+            batch["image"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(model_state),
+        )
+        total, count = segmentation_loss(logits, batch["label"], **loss_options())
+        return total, count, {"accuracy": pixel_accuracy(logits, batch["label"])}, dict(new_state)
+
+    def evaluate(params, model_state, batch):
+        real = batch["mask"] > 0
+        label = jnp.where(real[:, None, None], batch["label"], IGNORE)
+        logits = averaged_logits(net, {"params": params, **model_state}, batch["image"], options["average"])
+        total, count = segmentation_loss(logits, label, **loss_options())
+        matrix = scores.confusions(label, jnp.argmax(logits, axis=-1), net.classes)
+        return {"loss": Mean(total, count), "confusions": Confusions(jnp.where(real, batch["image_id"], -1), matrix)}
+
+    def probabilities(params, model_state, images):
+        return jax.nn.softmax(averaged_logits(net, {"params": params, **model_state}, images, options["average"]))
+
+    def augment_row(key, example):
+        image, label = augmentation.augment(key, example["image"], example["label"], **augment)
+        window = slice(context, -context or None)
+        return {"image": image, "label": label[window, window]}
+
+    configs.check_keys(augmentation.augment, "augment", augment)
+    tiles = {
+        "tile": options["tile"],
+        "out": output_size(options["tile"], net.depth, net.padding),
+        "overlap": options["overlap"],
+    }
+    rows = data["batch_size"]
+    abstract = {
+        "image": jax.ShapeDtypeStruct((rows, *data["crop"], net.bands), jnp.float32),
+        "label": jax.ShapeDtypeStruct((rows, *(s - 2 * context for s in data["crop"])), jnp.int32),
+    }
+    how = source_options.get("normalise", "image")
+    return Task(
+        abstract_batch=abstract,
+        init=init,
+        loss=loss,
+        evaluate=evaluate,
+        predict=probabilities,
+        train_source=make_source,
+        eval_source=lambda split: tiling.Tiles(make_source(split), **tiles),
+        crop=lambda example, rng: random_crop(example, rng, data["crop"], foreground=data["foreground_crops"]),
+        augment=augment_row,
+        scores=lambda metrics: score(metrics, options),
+        alarms=lambda metrics: alarms(metrics, options),
+        check=lambda: sources.check(**source_options, classes=net.classes, bands=net.bands, crop=data["crop"]),
+        predict_array=lambda apply, x: tiling.predict_tiled(apply, normalise(as_image(x, net.bands), how), **tiles),
+        predict_files=functools.partial(predict_files, options=options, bands=net.bands, normalise=how, tiles=tiles),
+        pages=lambda run, split, metrics: report_pages(run, split, metrics, make_source(split), options, tiles),
+    )
+
+
+def check_sizes(options: Mapping[str, Any], net: UNet, data: Mapping[str, Any]) -> None:
+    """Raises InputError for sides that the network cannot take, and numbers of classes that differ."""
+    if len(options["class_names"]) != net.classes:
+        raise InputError(
+            f"config.model.classes={net.classes}: config.task.class_names has {len(options['class_names'])} names; they must agree"
+        )
+    for key, side in [*(("data.crop", s) for s in data["crop"]), ("task.tile", options["tile"])]:
+        try:
+            output_size(side, net.depth, net.padding)
+        except InputError as error:
+            raise InputError(f"config.{key}={side}: {error}") from None
+    if 2 * options["overlap"] >= options["tile"]:
+        raise InputError(
+            f"config.task.overlap={options['overlap']}: must be less than half of config.task.tile={options['tile']}"
+        )
+
+
+# Each symmetry with its inverse, on [B, H, W, C].
+FLIPS = [
+    (lambda x: x, lambda x: x),
+    (lambda x: x[:, ::-1], lambda x: x[:, ::-1]),
+    (lambda x: x[:, :, ::-1], lambda x: x[:, :, ::-1]),
+    (lambda x: x[:, ::-1, ::-1], lambda x: x[:, ::-1, ::-1]),
+]
+TURNS = FLIPS + [(lambda x, f=f: jnp.swapaxes(f(x), 1, 2), lambda x, g=g: g(jnp.swapaxes(x, 1, 2))) for f, g in FLIPS]
+SYMMETRIES = {"none": FLIPS[:1], "flips": FLIPS, "turns": TURNS}
+
+
+def averaged_logits(net: UNet, variables, images, average: str):
+    """Logits, or the log of the mean probabilities over the symmetries of `average`, each undone."""
+    pairs = SYMMETRIES[average]
+    if len(pairs) == 1:
+        return net.apply(variables, images)
+    total = sum(undo(jax.nn.softmax(net.apply(variables, do(images)))) for do, undo in pairs)
+    return jnp.log(total / len(pairs) + 1e-12)
+
+
+def pixel_accuracy(logits, label) -> Mean:
+    counted = label != IGNORE
+    right = (jnp.argmax(logits, axis=-1) == label) & counted
+    kind = logits.dtype
+    return Mean(right.sum().astype(kind), counted.sum().astype(kind))
+
+
+def score(metrics, options: Mapping[str, Any]) -> dict[str, float]:
+    """Flat scores of merged metrics: loss, and what `unet.scores.scores` gives for the images' confusion matrices."""
+    background = options["background"] if options["background"] >= 0 else None
+    table = scores.scores(np.asarray(metrics["confusions"].matrix), list(options["class_names"]), background)
+    return {"loss": metrics["loss"].compute(), **table, "examples": float(len(metrics["confusions"].image))}
+
+
+def alarms(metrics, options: Mapping[str, Any]) -> list[str]:
+    """A warning where one class is predicted everywhere."""
+    found = scores.collapsed(np.asarray(metrics["confusions"].matrix).sum(0))
+    if found is None:
+        return []
+    name = options["class_names"][found]
+    return [
+        f"every pixel is predicted as {name!r}. Usual causes: a learning rate that is too high, masks with wrong class indices "
+        "(experiments.check_data), or one rare class (config.task.loss.name='cross_entropy+dice' or config.task.balance=True)"
+    ]
+
+
+def as_image(x, bands: int) -> np.ndarray:
+    """x as [H, W, bands]. Raises InputError where it is not an image of that many bands."""
+    x = np.asarray(x)
+    x = x[..., None] if x.ndim == 2 else x
+    if x.ndim != 3 or x.shape[-1] != bands:
+        raise InputError(f"an image of shape {x.shape}: expected [height, width, {bands}]")
+    return x
+
+
+def predict_files(apply, paths, output, *, options, bands: int, normalise: str, tiles, probabilities: bool = False):
+    """Segments files and folders of files into `output`; see `unet.predict.predict_files`."""
+    return predict.predict_files(
+        apply,
+        paths,
+        output,
+        bands=bands,
+        normalise=normalise,
+        batch_size=1,
+        class_names=options["class_names"],
+        colours=options["colours"],
+        probabilities=probabilities,
+        **tiles,
+    )
+
+
+def report_pages(run, split: str, metrics, source, options: Mapping[str, Any], tiles: Mapping[str, int]):
+    """The report's own sections: classes, confusion, samples from worst to best, baselines where they were scored."""
+    confusions, images = metrics["confusions"].matrix, metrics["confusions"].image
+    background = options["background"] if options["background"] >= 0 else None
+    dices = pages.foreground_dice(confusions, background)
+    samples = []
+    for place, note in pages.choose_samples(dices):
+        number = int(images[place])
+        example = source[number]
+        prediction = tiling.predict_tiled(run.apply, example["image"], **tiles).argmax(-1)
+        samples.append({**example, "name": source.name(number), "prediction": prediction, "dice": dices[place], "note": note})
+    baselines = run.workdir / f"baselines-{split}.json"
+    return pages.pages(
+        confusions,
+        images,
+        samples,
+        options["class_names"],
+        options["colours"],
+        background=background,
+        baselines=json.loads(baselines.read_text()) if baselines.exists() else None,
+    )
