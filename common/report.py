@@ -9,6 +9,7 @@ from typing import Any
 
 from common.chart import Number, line_chart, short
 from common.errors import InputError
+from common.log import read_lines
 
 STYLE = Path(__file__).with_name("report.css")
 HEADLINES = ("dice/foreground", "iou/mean", "accuracy", "f1/macro", "perplexity", "nats_per_token")
@@ -27,7 +28,7 @@ def write_report(workdir: str | Path, sections: Sequence[tuple[str, str]] = (), 
     if config is None:
         raise InputError(f"--workdir {workdir}: no run here (config.json is missing); experiments.train makes one")
     run = read_json(workdir / "run.json") or {}
-    lines = read_metrics(workdir / "metrics.jsonl")
+    lines = read_lines(workdir / "metrics.jsonl")
     evaluations = {
         path.stem.removeprefix("evaluation-"): read_json(path) for path in sorted(workdir.glob("evaluation-*.json"))
     }
@@ -53,18 +54,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
         raise InputError(f"{path}: not JSON ({error}); the file is damaged") from None
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl, one a step and split; a last line cut short by a kill is left out."""
-    found = {}
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            break
-        found[line["split"], line["step"]] = line
-    return sorted(found.values(), key=lambda line: line["step"])
-
-
 def document(title: str, head: str, sections: Sequence[tuple[str, str]]) -> str:
     anchors = [f"s{i}" for i in range(len(sections))]
     links = "".join(f'<a href="#{a}">{html.escape(t)}</a>' for a, (t, _) in zip(anchors, sections, strict=True))
@@ -85,7 +74,8 @@ def header(name: str, run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
     minutes = run.get("minutes", next((line["minutes"] for line in reversed(lines) if "minutes" in line), None))
     facts["minutes"] = f"{minutes:.1f}" if isinstance(minutes, int | float) else ""
     facts |= {key: said(run.get(key)) for key in ("commit", "machine", "devices", "seed")}
-    facts["commit"] = str(facts["commit"])[:12]
+    commit, _, dirty = facts["commit"].partition("-")
+    facts["commit"] = commit[:12] + (f"-{dirty}" if dirty else "")
     cells = "".join(
         f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd></div>" for k, v in facts.items() if v not in (None, "")
     )
@@ -95,9 +85,10 @@ def header(name: str, run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
 
 
 def said(value: Any) -> str:
-    """A value of run.json in words: lists and records in one line, long lists of devices counted."""
+    """A value of run.json in words: numbers with their names, long lists counted."""
     if isinstance(value, Mapping):
-        return ", ".join(said(v) if isinstance(v, str) else f"{said(v)} {k}" for k, v in value.items() if v not in (None, ""))
+        named = {name.replace("memory_gb", "GB"): v for name, v in value.items() if v not in (None, "", [])}
+        return ", ".join(f"{v} {name}" if isinstance(v, int | float) else said(v) for name, v in named.items())
     if isinstance(value, list):
         return ", ".join(map(said, value)) if len(value) <= 2 else f"{said(value[0])} and {len(value) - 1} more"
     return "" if value is None else str(value)

@@ -33,6 +33,7 @@ class Task(NamedTuple):
       train_source(split) -> Source of whole examples; crop(example, rng) -> what a row of a batch holds
       eval_source(split) -> Source of rows of one fixed shape
       scores(metrics) -> {name: number} of merged metrics; alarms(metrics) -> lines of warning
+      scores_of_images(apply, split) -> {name: number} that need more than merged metrics, after training
       check() -> lines on what is wrong with the data, each with its cure
       predict_array(apply, x) -> the answer for one raw example of any size
       predict_files(apply, paths, output, **options) -> paths of the files written
@@ -52,6 +53,7 @@ class Task(NamedTuple):
     augment: Callable | None = None
     alarms: Callable[[Mapping[str, Any]], list[str]] = no_finding
     check: Callable[[], list[str]] = no_finding
+    scores_of_images: Callable = lambda apply, split: {}
     predict_array: Callable | None = None
     predict_files: Callable | None = None
     pages: Callable | None = None

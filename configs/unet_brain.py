@@ -22,7 +22,6 @@ def get_config(variant: str = ""):
     config.data.source = "brain"
     config.data.crop = [160, 160]
     config.data.foreground_crops = 0.0
-    config.augment.flip = True
     config.optimizer.learning_rate = 3e-3
     config.loop.duration = "350 steps"
     config.loop.eval = "50 steps"

@@ -18,6 +18,7 @@ def defaults() -> ConfigDict:
     config.task.balance = False  # class weights from the training masks
     config.task.tile = 256  # side of the one tile shape of evaluation and prediction
     config.task.overlap = 32  # context cut from the inner edges of a tile
+    config.task.cells = -1  # the class whose connected regions are cells, scored by the Rand F-score; -1: none
     config.task.average = "none"  # or "flips", "turns": averaged over at evaluation and prediction
 
     config.model = ConfigDict()  # the fields of unet.model.UNet
@@ -41,7 +42,18 @@ def defaults() -> ConfigDict:
     config.data.cache_mb = 1024  # decoded images kept in memory
 
     config.augment = ConfigDict()  # the arguments of unet.augment.augment
-    config.augment.flip = True
+    config.augment.flip = False  # up-down and left-right: where no direction is up
+    config.augment.flip_horizontal = True  # left-right alone: photographs, scans
+    config.augment.turn = False
+    config.augment.rotate = 0.0
+    config.augment.scale = 0.0
+    config.augment.shift = 0.0
+    config.augment.elastic = 0.0
+    config.augment.brightness = 0.0
+    config.augment.contrast = 0.0
+    config.augment.gamma = 0.0
+    config.augment.noise = 0.0
+    config.augment.blur = 0.0
 
     config.optimizer = ConfigDict()  # the arguments of common.optimizer.make_optimizer
     config.optimizer.name = "adamw"

@@ -16,6 +16,7 @@ def get_config(variant: str = ""):
     config.task.class_names = ["membrane", "cell"]
     config.task.colours = [[20, 20, 20], [235, 235, 235]]
     config.task.background = -1
+    config.task.cells = 1
     config.task.tile = 512
     config.task.overlap = 64
     config.task.loss.name = "cross_entropy"

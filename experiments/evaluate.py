@@ -36,6 +36,7 @@ def evaluate_run(run: Run, split: str) -> dict[str, float]:
     eval_step = make_eval_step(run.task, plan.mesh)
     metrics = split_metrics(plan, eval_step, run.params, run.model_state, split)
     scores = {name: float(value) for name, value in run.task.scores(metrics).items()}
+    scores.update(run.task.scores_of_images(run.apply, split))
     arrays = {f"{name}.{field}": getattr(m, field) for name, m in metrics.items() for field in m._fields}
     aside = run.workdir / f".evaluation-{split}.npz"
     np.savez_compressed(aside, **arrays)

@@ -4,14 +4,15 @@ import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("XLA_FLAGS", "")  # programs with oneDNN calls cannot be cached, and the tests compile a lot
 os.environ.setdefault("COMPILE_CACHE", str(Path.home() / ".cache" / "unet-lstm-tests"))
-from experiments import launch  # noqa: E402, F401  sets XLA's flags before jax is imported
 
-import tests.checker  # noqa: E402, F401
-from jaxtyping import install_import_hook  # noqa: E402  isort: skip
+from jaxtyping import install_import_hook
 
-hook = install_import_hook(["common", "unet"], "tests.checker.checked")
-hook.__enter__()
+import tests.checker  # noqa: F401  the hook finds it by name
+from experiments import launch  # noqa: F401  sets the compilation cache before jax is imported
+
+install_import_hook(["common", "unet"], "tests.checker.checked").__enter__()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -17,7 +17,11 @@ from tests.toy import make_config, make_task
 
 def fresh(devices=1, **changes):
     plan = make_plan(make_config(mesh__devices=devices, **changes), make_task())
-    return plan, create_state(plan.make, plan.abstract_batch, plan.mesh), abstract_state(plan.make, plan.abstract_batch, plan.mesh)
+    return (
+        plan,
+        create_state(plan.make, plan.abstract_batch, plan.mesh),
+        abstract_state(plan.make, plan.abstract_batch, plan.mesh),
+    )
 
 
 def equal(a, b):
@@ -130,21 +134,34 @@ def test_a_checkpoint_of_another_model_names_the_first_parameter(tmp_path):
     _, state, abstract = fresh()
     save_steps(tmp_path, state, [1])
     other = abstract.replace(params={**abstract.params, "w": jax.ShapeDtypeStruct((4,), jnp.float32)})
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError, match=r"params/w is float32\[3\] there and float32\[4\]"):
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(InputError, match=r"params/w is float32\[3\] there and float32\[4\]"),
+    ):
         checkpoints.restore(1, other)
     missing = abstract.replace(params={"w": abstract.params["w"]})
-    with Checkpoints(tmp_path) as checkpoints, pytest.raises(InputError, match=r"params/b is float32\[\] there and absent"):
+    with (
+        Checkpoints(tmp_path) as checkpoints,
+        pytest.raises(InputError, match=r"params/b is float32\[\] there and absent"),
+    ):
         checkpoints.restore(1, missing)
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
     _, state, abstract = fresh()
-    big = state.replace(params={**state.params, "big": jnp.asarray(np.random.default_rng(0).normal(size=2**20), jnp.float32)})
+    big = state.replace(
+        params={**state.params, "big": jnp.asarray(np.random.default_rng(0).normal(size=2**20), jnp.float32)}
+    )
     save_steps(tmp_path, state, [1])
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(InputError, match="could not be saved.*last good one is kept") as error, Checkpoints(tmp_path) as checkpoints:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, old[1][1]))  # a file may have 1 MiB: the disk refuses the rest
+        with (
+            pytest.raises(InputError, match="could not be saved.*last good one is kept") as error,
+            Checkpoints(tmp_path) as checkpoints,
+        ):
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (2**20, old[1][1])
+            )  # a file may have 1 MiB: the disk refuses the rest
             checkpoints.save(2, big, {})
             checkpoints.finish()
     finally:

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common.errors import InputError
 
-FILE = '''
+FILE = """
 from common.config import placeholder, variants
 from ml_collections import ConfigDict
 def get_config(variant=""):
@@ -13,7 +13,7 @@ def get_config(variant=""):
     if "big" in names:
         config.model.width = 64
     return config
-'''
+"""
 
 
 @pytest.fixture
@@ -23,7 +23,13 @@ def path(tmp_path):
 
 
 def test_overrides_take_the_type_of_their_key(path):
-    texts = {"model.width": "16", "model.rate": "1e-3", "model.deep": "False", "model.sides": "[3, 4]", "model.limit": "7"}
+    texts = {
+        "model.width": "16",
+        "model.rate": "1e-3",
+        "model.deep": "False",
+        "model.sides": "[3, 4]",
+        "model.limit": "7",
+    }
     model = configs.load_config(path, texts).model
     assert (model.width, model.rate, model.deep, model.sides, model.limit) == (16, 1e-3, False, [3, 4], 7)
     assert configs.load_config(path, {"model.sides": "5,6"}).model.sides == [5, 6]
@@ -79,7 +85,8 @@ def test_a_key_that_nothing_reads_cannot_run():
 
 
 @pytest.mark.parametrize(
-    ("text", "steps"), [("300 steps", 300), ("1 step", 1), ("2 epochs", 25), ("1000 examples", 125), ("5%", 50), ("0.5 epochs", 7)]
+    ("text", "steps"),
+    [("300 steps", 300), ("1 step", 1), ("2 epochs", 25), ("1000 examples", 125), ("5%", 50), ("0.5 epochs", 7)],
 )
 def test_durations(text, steps):
     assert configs.steps(text, examples=100, batch_size=8, total=1000) == steps

@@ -26,7 +26,9 @@ def final_state(workdir, config, task):
 
 def scores_of(workdir):
     """The lines of metrics.jsonl without what depends on the clock."""
-    return [{k: v for k, v in line.items() if k != "examples_per_second"} for line in read_lines(workdir / "metrics.jsonl")]
+    return [
+        {k: v for k, v in line.items() if k != "examples_per_second"} for line in read_lines(workdir / "metrics.jsonl")
+    ]
 
 
 def equal(a, b):

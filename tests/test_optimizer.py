@@ -42,7 +42,9 @@ def test_zero_gradient_shrinks_kernels_and_leaves_biases():
 
 def test_clip_bounds_the_global_norm_before_the_direction():
     grads = {"a": jnp.full((3,), 10.0), "b": jnp.full((4,), -10.0)}
-    update = first_update(make(name="sgd", momentum=0.0, learning_rate=1.0, clip=1.0, schedule="constant"), grads, grads)
+    update = first_update(
+        make(name="sgd", momentum=0.0, learning_rate=1.0, clip=1.0, schedule="constant"), grads, grads
+    )
     norm = np.sqrt(sum(float((u**2).sum()) for u in jax.tree.leaves(update)))
     assert np.isclose(norm, 1.0, rtol=1e-5)
 

@@ -57,8 +57,14 @@ def parsed(text):
 
 def run_folder(tmp_path, steps=30):
     (tmp_path / "config.json").write_text(json.dumps({"seed": 3, "model": {"depth": 4, "name": "<b>"}}))
-    run = {"command": "python -m experiments.train --config a&b.py", "commit": "0123456789abcdef", "machine": {"cpus": 2}}
-    (tmp_path / "run.json").write_text(json.dumps({**run, "devices": ["cpu:0", "cpu:1", "cpu:2"], "seed": 3}))
+    run = {
+        "command": "python -m experiments.train --config a<b>.py",
+        "commit": "0123456789abcdef-dirty",
+        "machine": {"processor": "Z80", "cores": 2, "memory_gb": 0.5, "accelerators": []},
+        "devices": ["cpu:0", "cpu:1", "cpu:2"],
+        "seed": 3,
+    }
+    (tmp_path / "run.json").write_text(json.dumps(run))
     lines = [{"step": s, "split": "train", "loss": 2.0 / s, "learning_rate": 1e-3} for s in range(1, steps + 1)]
     lines += [{"step": s, "split": "validation", "loss": None, "dice/foreground": s / 100} for s in range(10, steps + 1, 10)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 31, "spl')
@@ -95,7 +101,8 @@ def test_page_is_self_contained_well_formed_and_escaped(tmp_path):
     assert "http" not in re.sub(r"base64,[^\"]*", "", text) and "url(" not in text and "@import" not in text
     assert "script" not in page.tags and page.tags.count("img") == 8
     words = " ".join(page.text)
-    for expected in ("0.8765", "test, 12 examples", "a&b.py", "0123456789ab", "cpu:0 and 2 more", "2 cpus", "a<1>.png", NAMES[1]):
+    facts = ("a<b>.py", "0123456789ab-dirty", "cpu:0 and 2 more", "Z80, 2 cores, 0.5 GB")
+    for expected in ("0.8765", "test, 12 examples", *facts, "a<1>.png", NAMES[1]):
         assert expected in words
     for title in ("Scores", "Classes", "Confusion", "Samples", "Curves", "Configuration"):
         assert f"<h2>{title}</h2>" in text
@@ -145,6 +152,13 @@ def test_confusion_table_shows_shares_and_counts():
     assert numbers_of(table, "b") == ["0.0 %0", "100.0 %5"]
 
 
+def test_confusion_of_many_classes_is_set_small():
+    names = [f"n{i}" for i in range(10)]
+    table = pages.confusion_table(np.eye(10, dtype=int) * 7, names, [(1, 2, 3)] * 10)
+    parsed(table)
+    assert numbers_of(table, "3 n3") == ["0"] * 3 + ["100"] + ["0"] * 6 and "n3 as n3: 7 pixels" in table
+
+
 def test_foreground_dice_of_images_against_sklearn():
     labels, predictions, confusions = images()
     for n, dice in enumerate(pages.foreground_dice(confusions, background=0)):
@@ -157,10 +171,10 @@ def test_foreground_dice_of_images_against_sklearn():
 
 
 def test_scores_table_marks_the_model():
-    table = pages.scores_table({"U-Net": {"dice": 0.9, "iou": 0.8}, "look-up": {"dice": 0.5}})
+    table = pages.scores_table({"look-up": {"dice": 0.5, "iou": None}, "U-Net": {"dice": 0.9, "iou": 0.8}})
     assert numbers_of(table, "U-Net") == ["0.9000", "0.8000"]
     assert numbers_of(table, "look-up") == ["0.5000", "\N{EN DASH}"]
-    assert table.index("class=strong") < table.index("U-Net") < table.index("look-up")
+    assert table.index("look-up") < table.index("class=strong") < table.index("U-Net")
     assert table.count("class=strong") == 1
 
 

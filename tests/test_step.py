@@ -34,11 +34,14 @@ def test_devices_and_micro_batches_give_the_gradient_of_the_whole_batch(x64):
     plain = dataclasses.replace(run()[0], model_state={})
     for devices in (2, 8):
         state, _ = run(devices=devices)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), plain, dataclasses.replace(state, model_state={}))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), plain, dataclasses.replace(state, model_state={})
+        )
 
 
 def test_accumulated_gradient_divides_by_the_count_of_the_whole_batch(x64):
     task = make_task(jnp.float64)
+
     # No drop-out, no batch statistics: micro-batches with different counts must still give the mean over all rows.
     def loss(params, model_state, batch, key):
         kept = (batch["row"] % 3 > 0).astype(jnp.float64)
@@ -118,7 +121,9 @@ def test_rows_draw_their_own_keys_and_steps_differ():
     batch = {name: np.zeros_like(x) for name, x in batch_of(task).items()}
     with jax.disable_jit():
         for at in (0, 1, 0):
-            train_step(dataclasses.replace(state, step=jnp.int32(at)), batch, task=plan.task, optimizer=plan.optimizer, seed=0)
+            train_step(
+                dataclasses.replace(state, step=jnp.int32(at)), batch, task=plan.task, optimizer=plan.optimizer, seed=0
+            )
     first, second, again = drawn[0], drawn[1], drawn[2]
     np.testing.assert_array_equal(first, again)
     assert len(np.unique(np.round(np.concatenate([first, second])[:, 0], 6))) == 16
@@ -137,7 +142,9 @@ def test_evaluation_counts_masked_rows_out():
 
 
 def test_a_batch_that_does_not_divide_is_named():
-    with pytest.raises(InputError, match="config.data.batch_size=6: does not divide over 4 devices; use a multiple of 4"):
+    with pytest.raises(
+        InputError, match="config.data.batch_size=6: does not divide over 4 devices; use a multiple of 4"
+    ):
         make_plan(make_config(mesh__devices=4, data__batch_size=6), make_task())
     with pytest.raises(InputError, match="2 devices x 8 micro-batches; use a multiple of 16"):
         make_plan(make_config(mesh__devices=2, optimizer__accumulate=8), make_task())
@@ -152,5 +159,3 @@ def test_transplant_names_what_does_not_fit():
     np.testing.assert_array_equal(params["a"], 1)
     np.testing.assert_array_equal(params["head"], 0)
     assert [line.split(":")[0] for line in missing] == ["head", "new"]
-
-

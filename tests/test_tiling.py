@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 from common.errors import InputError
+from unet.model import UNet, output_size
 from unet.tiling import IGNORE, Tiles, mirror, plan, predict_rows, predict_tiled, read_tile
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -115,6 +116,19 @@ def test_valid_with_pooling_is_whole_when_aligned(tile, shape):
     assert whole.shape[:2] == (height, width)
     tiled = predict_tiled(jax.jit(pooled), image, tile=tile, out=tile - 8, batch_size=3, align=2)
     np.testing.assert_allclose(tiled, whole[: shape[0], : shape[1]], atol=1e-5)
+
+
+def test_the_paper_family_is_whole_when_aligned():
+    net = UNet(depth=2, width=2, padding="valid", norm="none", bands=1, classes=3)
+    tile, side, shape = 76, 108, (50, 63)
+    out, margin = output_size(tile, 2, "valid"), (tile - output_size(tile, 2, "valid")) // 2
+    assert out < min(shape) and output_size(side, 2, "valid") >= max(shape)
+    image = np.random.default_rng(7).normal(size=(*shape, 1)).astype(np.float32)
+    variables = net.init(jax.random.key(0), jnp.zeros((1, tile, tile, 1)))
+    apply = jax.jit(lambda x: jax.nn.softmax(net.apply(variables, x)))
+    whole = apply(read_tile(image, -margin, -margin, side, side)[None])[0, : shape[0], : shape[1]]
+    tiled = predict_tiled(apply, image, tile=tile, out=out, batch_size=2, align=4)
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
 
 
 def test_same_tiled_is_whole_when_the_overlap_covers_the_receptive_field():

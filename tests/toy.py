@@ -33,7 +33,9 @@ def make_task(dtype=jnp.float32, batch_size=8, poison=None):
     splits = {"train": train, "validation": Points(13, 1, np.dtype(dtype))}
 
     def init(key, batch):
-        return {"w": jax.random.normal(key, (WIDTH,), dtype), "b": jnp.zeros((), dtype)}, {"mean": jnp.zeros((WIDTH,), dtype)}
+        return {"w": jax.random.normal(key, (WIDTH,), dtype), "b": jnp.zeros((), dtype)}, {
+            "mean": jnp.zeros((WIDTH,), dtype)
+        }
 
     def errors(params, model_state, batch):
         return (batch["x"] - model_state["mean"][None]) @ params["w"] + params["b"] - batch["y"]
@@ -42,7 +44,12 @@ def make_task(dtype=jnp.float32, batch_size=8, poison=None):
         mean = 0.9 * model_state["mean"] + 0.1 * batch["x"].mean(0)
         keep = jax.random.bernoulli(key, 0.8, batch["y"].shape)
         squares = jnp.where(keep, errors(params, model_state, batch) ** 2, 0.0)
-        return squares.sum(), keep.sum().astype(dtype), {"kept": Mean(keep.sum().astype(dtype), jnp.asarray(len(keep), dtype))}, {"mean": mean}
+        return (
+            squares.sum(),
+            keep.sum().astype(dtype),
+            {"kept": Mean(keep.sum().astype(dtype), jnp.asarray(len(keep), dtype))},
+            {"mean": mean},
+        )
 
     def evaluate(params, model_state, batch):
         squares = errors(params, model_state, batch) ** 2 * batch["mask"]

@@ -3,7 +3,7 @@
 Flips and turns move pixels exactly. The other spatial options add up to one displacement field and one resampling, so an
 image is interpolated once: bilinear for the image, nearest for the label, whose values therefore stay class indices
 (IGNORE among them). Beyond its frame an example is mirrored about its edge pixels. An option that is 0 costs nothing.
-All on, 4 x 256 x 256 takes about 15 ms on two CPU cores.
+All on, 4 x 256 x 256 x 1 takes 17 ms on two CPU cores.
 """
 
 import math
@@ -82,7 +82,7 @@ def augment(
             move = move + jnp.where(jax.random.bernoulli(which, probability), bicubic(nodes, label.shape), 0)
         image, label = resample(image, label, positions(matrix, label.shape) + move)
     if contrast:
-        mean = jnp.mean(image, (0, 1))
+        mean = jnp.mean(image, (0, 1), keepdims=True)
         image = mean + (image - mean) * jnp.exp(draw("contrast", math.log1p(contrast)))
     if brightness:
         image = image + draw("brightness", brightness)
@@ -91,6 +91,7 @@ def augment(
     if blur:
         image = gaussian(image, jnp.abs(draw("blur", blur)), max(1, math.ceil(3 * blur)))
     if noise:
+        image = jax.lax.optimization_barrier(image)  # XLA:CPU takes half as long again where it fuses this with the blur
         sigma = jnp.abs(draw("noise", noise))
         image = image + sigma * jax.random.normal(jax.random.fold_in(keys["noise"], 1), image.shape, image.dtype)
     return image, label
@@ -139,8 +140,8 @@ def cubic_weights(size: int, grid: int) -> np.ndarray:
 
 
 def resample(
-    image: Float[Array, "h w c"], label: Int[Array, "h w"], source: Float[Array, "2 h w"]
-) -> tuple[Float[Array, "h w c"], Int[Array, "h w"]]:
+    image: Float[Array, "h w c"], label: Int[Array, "h w"], source: Float[Array, "2 i j"]
+) -> tuple[Float[Array, "i j c"], Int[Array, "i j"]]:
     """The image (bilinear) and the label (nearest) read at `source`, mirrored about the edge pixels beyond the frame."""
     height, width, channels = image.shape
     y, x = mirror(source[0], height), mirror(source[1], width)
@@ -169,7 +170,7 @@ def mirror(place: Array, size: int) -> Array:
 
 def power(image: Float[Array, "h w c"], exponent: Float[Array, ""]) -> Float[Array, "h w c"]:
     """Each channel, as a share of its range, to the power of `exponent`; its least and greatest value stay."""
-    low, high = jnp.min(image, (0, 1)), jnp.max(image, (0, 1))
+    low, high = jnp.min(image, (0, 1), keepdims=True), jnp.max(image, (0, 1), keepdims=True)
     span = jnp.where(high > low, high - low, 1)
     return low + span * ((image - low) / span) ** exponent
 

@@ -55,7 +55,7 @@ def segmentation_loss(
     logits = jnp.where(valid[..., None], logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), 0)
     target = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
     place = valid.astype(logits.dtype) if weights is None else jnp.where(valid, weights.astype(logits.dtype), 0)
-    pixel = place * jnp.sum(target * jnp.asarray(class_weights, logits.dtype), -1) if class_weights else place
+    pixel = place * jnp.sum(target * jnp.asarray(class_weights, logits.dtype).reshape(1, 1, 1, -1), -1) if class_weights else place
     pixel = jnp.where(valid & ((label < 0) | (label >= logits.shape[-1])), jnp.nan, pixel)
     options = {
         "label_smoothing": label_smoothing,
@@ -105,8 +105,8 @@ def overlap(log_p, target, place, first):
 
 def image_loss(above, below, pixel):
     """W_b * (1 - mean over classes of above / below), [b]; a class of which there is nothing at all scores 1."""
-    some = below > 0
-    score = jnp.where(some, above / jnp.where(some, below, 1), 1)
+    empty = below == 0  # not `below > 0`, which would hide a NaN
+    score = jnp.where(empty, 1, above / jnp.where(empty, 1, below))
     return jnp.sum(pixel, (1, 2)) * (1 - jnp.mean(score, -1))
 
 

@@ -15,6 +15,17 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 Padding = Literal["same", "valid"]
 
 
+def compiler_options(dtype: str) -> dict[str, bool]:
+    """jax.jit(compiler_options=...) for a program that computes in `dtype`: on CPUs, bfloat16 convolutions go to oneDNN.
+
+    XLA cannot write such a program to the compilation cache (jax 0.12), so float32, which gains nothing, does without.
+    """
+    known = tuple(int(part) for part in jax.__version__.split(".")[:2]) >= (0, 12)
+    if dtype != "bfloat16" or jax.default_backend() != "cpu" or not known:
+        return {}
+    return {"xla_cpu_experimental_onednn_custom_call": True}
+
+
 def conv3x3(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c o"], padding: Padding = "same"
 ) -> Float[Array, "b p q o"]:
@@ -54,26 +65,31 @@ _conv3x3_cpu.defvjp(_conv3x3_fwd, _conv3x3_bwd)
 
 
 def _weight_gradient(x: Array, grad: Array, border: int) -> Array:
-    """[3, 3, c, o]: blocks of rows unrolled to windows (im2col), one matmul each, so that a block stays in cache."""
-    _, height, width, _ = grad.shape
-    block = min(4, height)
-    spare = -height % block  # rows of zero gradient fill the last block
-    x = jnp.pad(x, ((0, 0), (border, border + spare), (border, border), (0, 0)))
-    grad = jnp.pad(grad, ((0, 0), (0, spare), (0, 0), (0, 0)))
+    """[3, 3, c, o]: the sum over pixels (r, j) of x[r, j + d] * grad[r - a, j], as one matmul a block of rows.
+
+    The three shifts along the width widen x to 3 c columns, the three along the height widen the gradient to 3 o: a third
+    of the copies of im2col, into a matmul of better shape, in blocks that stay in cache.
+    """
+    (_, height, _, c), (_, _, width, o) = x.shape, grad.shape
     dtype = jnp.promote_types(x.dtype, jnp.float32)
+    if c < 8:  # too few columns for a matmul: lax's own rule, in `dtype`
+        kernel = jnp.zeros((3, 3, c, o), dtype)
+        return jax.linear_transpose(lambda k: _convolve(x.astype(dtype), k, border), kernel)(grad.astype(dtype))[0]
+    block = min(8, height)
+    spare = -height % block  # rows of zeros fill the last block
+    outer = 2 - border  # rows of zeros around the gradient, where a shift leaves it
+    x = jnp.pad(x, ((0, 0), (0, spare), (border, border), (0, 0)))
+    grad = jnp.pad(grad, ((0, 0), (outer, outer + spare), (0, 0), (0, 0)))
 
     def add_block(total: Array, start: Array) -> tuple[Array, None]:
-        rows = lax.dynamic_slice_in_dim(x, start, block + 2, axis=1)
-        windows = [rows[:, i : i + block, j : j + width] for i in range(3) for j in range(3)]
-        rows_grad = lax.dynamic_slice_in_dim(grad, start, block, axis=1)
-        product = jnp.einsum(
-            "bhwk,bhwo->ko", jnp.concatenate(windows, axis=-1), rows_grad, preferred_element_type=dtype
-        )
-        return total + product, None
+        rows = lax.dynamic_slice_in_dim(x, start, block, axis=1)
+        rows_grad = lax.dynamic_slice_in_dim(grad, start, block + 2, axis=1)
+        wide = jnp.concatenate([rows[:, :, d : d + width] for d in range(3)], axis=-1)
+        tall = jnp.concatenate([rows_grad[:, 2 - a : 2 - a + block] for a in range(3)], axis=-1)
+        return total + jnp.einsum("bhwc,bhwo->co", wide, tall, preferred_element_type=dtype), None
 
-    total = jnp.zeros((9 * x.shape[-1], grad.shape[-1]), dtype)
-    total, _ = lax.scan(add_block, total, jnp.arange(0, height + spare, block))
-    return total.reshape(3, 3, x.shape[-1], grad.shape[-1])
+    total, _ = lax.scan(add_block, jnp.zeros((3 * c, 3 * o), dtype), jnp.arange(0, height + spare, block))
+    return total.reshape(3, c, 3, o).transpose(2, 0, 1, 3)
 
 
 def max_pool2(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:

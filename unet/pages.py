@@ -12,6 +12,7 @@ from PIL import Image
 
 from common.chart import Number, line_chart, short
 from unet import pictures
+from unet import scores as scoring
 
 SIDE = 384  # px, at most, of an embedded picture
 
@@ -24,7 +25,7 @@ def pages(
     colours: Sequence[Sequence[int]],
     *,
     background: int | None = None,
-    baselines: Mapping[str, Mapping[str, Number]] | None = None,
+    baselines: Mapping[str, Mapping[str, Number | None]] | None = None,
 ) -> list[tuple[str, str]]:
     """The sections (title, HTML) of a segmentation run.
 
@@ -47,14 +48,9 @@ def pages(
 
 def foreground_dice(confusions: Integer[np.ndarray, "N K K"], background: int | None = None) -> Float[np.ndarray, " N"]:
     """Mean Dice of each image over the foreground classes that are in its label or prediction; NaN where none is."""
-    matrix = confusions.astype(np.float64)
-    both = matrix.diagonal(axis1=1, axis2=2)
-    size = matrix.sum(1) + matrix.sum(2)
-    present = size > 0
-    if background is not None:
-        present[:, background] = False
-    dice = np.where(present, 2 * both / np.maximum(size, 1), 0)
-    return np.where(present.any(1), dice.sum(1) / np.maximum(present.sum(1), 1), np.nan)
+    dice = scoring.ratios(confusions)["dice"]
+    chosen = [i for i in range(dice.shape[-1]) if i != background]
+    return np.array([scoring.mean(row[chosen]) for row in dice])
 
 
 def choose_samples(dices: Float[np.ndarray, " N"], count: int = 6) -> list[tuple[int, str]]:
@@ -81,14 +77,8 @@ def class_table(
     background: int | None = None,
 ) -> str:
     """Dice, IoU, precision, recall and pixels of each class over the whole set, then their mean without background."""
-    both, labelled, predicted = (np.asarray(v, np.float64) for v in (matrix.diagonal(), matrix.sum(1), matrix.sum(0)))
-    with np.errstate(invalid="ignore"):
-        columns = [
-            2 * both / (labelled + predicted),
-            both / (labelled + predicted - both),
-            both / predicted,
-            both / labelled,
-        ]
+    ratios, labelled = scoring.ratios(matrix), matrix.sum(1)
+    columns = [ratios[name] for name in ("dice", "iou", "precision", "recall")]
     rows = []
     for i, name in enumerate(class_names):
         bar = f'<span class="bar"><i style="width:{100 * np.nan_to_num(columns[0][i]):.0f}%"></i></span>'
@@ -96,10 +86,10 @@ def class_table(
         share = f"{100 * labelled[i] / max(labelled.sum(), 1):.1f} %"
         rows.append(
             f"<tr><th>{swatch(colours[i])}{html.escape(name)}</th>{numbers}"
-            f"<td>{short(float(labelled[i]))}</td><td>{share}</td></tr>"
+            f"<td>{short(int(labelled[i]))}</td><td>{share}</td></tr>"
         )
     chosen = [i for i in range(len(class_names)) if i != background]
-    means = [mean(c[chosen]) for c in columns]
+    means = [scoring.mean(c[chosen]) for c in columns]
     label = "mean of the foreground" if background is not None else "mean"
     numbers = "".join(f"<td>{score(m)}{bar_space if not place else ''}</td>" for place, m in enumerate(means))
     rows.append(f'<tr class="total"><th>{label}</th>{numbers}<td></td><td></td></tr>')
@@ -110,21 +100,19 @@ def class_table(
 bar_space = '<span class="bar" style="visibility:hidden"></span>'
 
 
-def mean(values: Float[np.ndarray, " K"]) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
-
-
-def score(value: Number) -> str:
-    return f"{value:.4f}" if np.isfinite(value) else "\N{EN DASH}"
+def score(value: Number | None) -> str:
+    return f"{value:.4f}" if value is not None and np.isfinite(value) else "\N{EN DASH}"
 
 
 def confusion_table(
     matrix: Integer[np.ndarray, "K K"], class_names: Sequence[str], colours: Sequence[Sequence[int]]
 ) -> str:
-    """Rows are labels, columns predictions: the share of the row, shaded by it, and the pixels."""
+    """Rows are labels, columns predictions: the share of the row, shaded by it, and the pixels. Many classes are set
+    small: columns by number, pixels in the tooltip."""
+    dense = len(class_names) > 8
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    head = "".join(f"<th>{swatch(c)}{html.escape(n)}</th>" for n, c in zip(class_names, colours, strict=True))
+    columns = [str(i) for i in range(len(class_names))] if dense else class_names
+    head = "".join(f"<th>{swatch(c)}{html.escape(n)}</th>" for n, c in zip(columns, colours, strict=True))
     rows = []
     for i, name in enumerate(class_names):
         cells = []
@@ -132,22 +120,25 @@ def confusion_table(
             # The square root shows small confusions; the text stays readable on the darkest shade.
             colour = f"rgb(var(--{'heat' if i == j else 'miss'}) / {0.75 * float(share) ** 0.5:.2f})"
             count = short(int(matrix[i, j]))
-            cells.append(f'<td style="background:{colour}">{100 * share:.1f} %<small>{count}</small></td>')
-        rows.append(f"<tr><th>{swatch(colours[i])}{html.escape(name)}</th>{''.join(cells)}</tr>")
-    top = f"<tr><th>label \N{DOWNWARDS ARROW}, prediction \N{RIGHTWARDS ARROW}</th>{head}</tr>"
+            text = f"{100 * share:.0f}" if dense else f"{100 * share:.1f} %<small>{count}</small>"
+            title = f' title="{html.escape(f"{name} as {class_names[j]}: {count} pixels")}"' if dense else ""
+            cells.append(f'<td style="background:{colour}"{title}>{text}</td>')
+        number = f"{i} " if dense else ""
+        rows.append(f"<tr><th>{swatch(colours[i])}{number}{html.escape(name)}</th>{''.join(cells)}</tr>")
+    unit = ", % of the label" if dense else ""
+    top = f"<tr><th>label \N{DOWNWARDS ARROW}, prediction \N{RIGHTWARDS ARROW}{unit}</th>{head}</tr>"
+    kind = "matrix dense" if dense else "matrix"
     return (
-        f'<div class="scroll"><table class="matrix"><thead>{top}</thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="scroll"><table class="{kind}"><thead>{top}</thead><tbody>{"".join(rows)}</tbody></table></div>'
     )
 
 
-def scores_table(rows: Mapping[str, Mapping[str, Number]], strong: str = "") -> str:
-    """Scores of several methods side by side, one a row; the row named `strong` (default: the first) stands out."""
+def scores_table(rows: Mapping[str, Mapping[str, Number | None]], strong: str = "U-Net") -> str:
+    """Scores of several methods side by side, one a row; the row named `strong` stands out."""
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
-    strong = strong or next(iter(rows))
     body = "".join(
         f'<tr{" class=strong" if method == strong else ""}><th>{html.escape(method)}</th>'
-        f"{''.join(f'<td>{score(scores.get(name, np.nan))}</td>' for name in names)}</tr>"
+        f"{''.join(f'<td>{score(scores.get(name))}</td>' for name in names)}</tr>"
         for method, scores in rows.items()
     )
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *names])

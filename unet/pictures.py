@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Integer, Num, UInt8
 
-IGNORE = 255
+from unet.images import IGNORE
 
 Colour = Sequence[int]
 

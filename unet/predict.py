@@ -12,7 +12,6 @@ from common.errors import InputError
 from unet import images, pictures
 from unet.tiling import plan, predict_rows
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".npy")
 MARK = ("Software", "unet predict")  # in the PNGs that are written here: only those are ever replaced
 
 
@@ -32,8 +31,8 @@ def predict_files(
     paths: Sequence[str | Path],
     output: str | Path,
     *,
-    bands: Any = None,
-    normalise: Any = None,
+    bands: int | None = None,
+    normalise: str = "image",
     tile: int,
     out: int,
     overlap: int = 0,
@@ -55,7 +54,7 @@ def predict_files(
     inputs = find_images(paths)
     jobs = plan_outputs(inputs, Path(output), probabilities)
     for path in inputs:
-        height, width = images.image_size(path)
+        height, width, _ = images.image_size(path)
         plan(height, tile, out, overlap, align), plan(width, tile, out, overlap, align)
     make_folder(Path(output))
     tiles = {"tile": tile, "out": out, "overlap": overlap, "batch_size": batch_size, "align": align}
@@ -71,9 +70,9 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+            files = sorted(p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES and not p.name.startswith("."))
             if not files:
-                raise InputError(f"--input {path}: no images in this folder; known endings: {', '.join(SUFFIXES)}")
+                raise InputError(f"--input {path}: no images in this folder; known endings: {', '.join(images.SUFFIXES)}")
         elif path.is_file():
             files = [path]
         else:

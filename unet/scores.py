@@ -131,13 +131,13 @@ def pair_sums(true: np.ndarray, proposed: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def rand_fscore(
     label_cells: Int[np.ndarray, "*n h w"],
-    interior: Float[np.ndarray, "*n h w"],
+    interior: Float[np.ndarray, "..."],
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> dict[str, float]:
     """V-Rand and V-Info of membrane segmentation: Arganda-Carreras et al. 2015, Front. Neuroanat. 9:142, section 2.
 
     `label_cells` numbers the cells of the truth, 0 is membrane (`cells` makes it); `interior` is the predicted probability
-    that a pixel is not membrane. One slice, or a stack whose slices are scored in 2-D. Exactly what is done:
+    that a pixel is not membrane, of the same shape. One slice, or a stack whose slices are scored in 2-D. Exactly what is done:
 
     1. For each threshold T: a pixel is interior where interior > T; the 4-connected components of the interior are grown
        until one pixel of border is left between two (`thinned`). The truth is used as it is.

@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.metrics import Confusions, Mean
 from common.task import Task
 from unet import augment as augmentation
-from unet import predict, scores, sources, tiling
+from unet import pages, predict, scores, sources, tiling
 from unet.crops import random_crop
 from unet.images import normalise
 from unet.losses import balanced_weights, segmentation_loss
@@ -30,6 +30,7 @@ def segmentation(
     loss: Mapping[str, Any] | None = None,
     balance: bool = False,
     background: int = 0,
+    cells: int = -1,
     tile: int = 256,
     overlap: int = 32,
     average: str = "none",
@@ -39,6 +40,7 @@ def segmentation(
     class_names, colours: one for each class, in order of the class indices; colours as [r, g, b].
     loss: keyword arguments of `unet.losses.segmentation_loss`. balance: class weights from the training masks.
     background: the class that the foreground scores leave out; -1 for none.
+    cells: the class whose connected regions are cells, scored as in the ISBI 2012 challenge; -1 for none.
     tile, overlap: side of the one tile shape of evaluation and prediction, and the context cut from its inner edges.
     average: 'none', 'flips' or 'turns' (flips and 90-degree turns): what evaluation and prediction average over.
     """
@@ -93,14 +95,11 @@ def make_task(
     net = configs.call(UNet, "model", model)
     known = tuple(n for n in reading.__kwdefaults__)
     data = reading(**data)
-    source_options = configs.check_keys(sources.make_source, "data", data["source"], also=known)
+    source_options = sources.check_keys(data["source"], also=known)
     check_sizes(options, net, data)
     context = (data["crop"][0] - output_size(data["crop"][0], net.depth, net.padding)) // 2
-    make_source = functools.cache(
-        lambda split: sources.make_source(
-            split, classes=net.classes, bands=net.bands, background=options["background"], **source_options
-        )
-    )
+    kinds = {"classes": net.classes, "bands": net.bands}
+    make_source = functools.cache(lambda split: sources.make_source(split, **kinds, **source_options))
 
     @functools.cache
     def loss_options() -> dict[str, Any]:
@@ -145,6 +144,8 @@ def make_task(
         "tile": options["tile"],
         "out": output_size(options["tile"], net.depth, net.padding),
         "overlap": options["overlap"],
+        "align": 2
+        ** net.depth,  # tiles start on the grid of the deepest pooling, so that they see what the whole image sees
     }
     rows = data["batch_size"]
     abstract = {
@@ -160,13 +161,20 @@ def make_task(
         predict=probabilities,
         train_source=make_source,
         eval_source=lambda split: tiling.Tiles(make_source(split), **tiles),
-        crop=lambda example, rng: random_crop(example, rng, data["crop"], foreground=data["foreground_crops"]),
+        crop=functools.partial(
+            random_crop,
+            size=data["crop"],
+            foreground=data["foreground_crops"],
+            margin=context,
+            background=options["background"],
+        ),
         augment=augment_row,
         scores=lambda metrics: score(metrics, options),
         alarms=lambda metrics: alarms(metrics, options),
-        check=lambda: sources.check(**source_options, classes=net.classes, bands=net.bands, crop=data["crop"]),
+        check=lambda: sources.check(**kinds, **source_options, crop=tuple(side - 2 * context for side in data["crop"])),
         predict_array=lambda apply, x: tiling.predict_tiled(apply, normalise(as_image(x, net.bands), how), **tiles),
         predict_files=functools.partial(predict_files, options=options, bands=net.bands, normalise=how, tiles=tiles),
+        scores_of_images=lambda apply, split: cell_scores(apply, make_source(split), options, tiles),
         pages=lambda run, split, metrics: report_pages(run, split, metrics, make_source(split), options, tiles),
     )
 
@@ -222,6 +230,17 @@ def score(metrics, options: Mapping[str, Any]) -> dict[str, float]:
     return {"loss": metrics["loss"].compute(), **table, "examples": float(len(metrics["confusions"].image))}
 
 
+def cell_scores(apply, source, options: Mapping[str, Any], tiles: Mapping[str, int]) -> dict[str, float]:
+    """`unet.scores.rand_fscore` of the split, where the config names the class of cells: it needs whole images."""
+    cell = options["cells"]
+    if cell < 0:
+        return {}
+    examples = [source[i] for i in range(len(source))]
+    labels = np.stack([scores.cells(e["label"] == cell) for e in examples])
+    interior = np.stack([tiling.predict_tiled(apply, e["image"], **tiles)[..., cell] for e in examples])
+    return scores.rand_fscore(labels, interior)
+
+
 def alarms(metrics, options: Mapping[str, Any]) -> list[str]:
     """A warning where one class is predicted everywhere."""
     found = scores.collapsed(np.asarray(metrics["confusions"].matrix).sum(0))
@@ -269,7 +288,9 @@ def report_pages(run, split: str, metrics, source, options: Mapping[str, Any], t
         number = int(images[place])
         example = source[number]
         prediction = tiling.predict_tiled(run.apply, example["image"], **tiles).argmax(-1)
-        samples.append({**example, "name": source.name(number), "prediction": prediction, "dice": dices[place], "note": note})
+        samples.append(
+            {**example, "name": source.name(number), "prediction": prediction, "dice": dices[place], "note": note}
+        )
     baselines = run.workdir / f"baselines-{split}.json"
     return pages.pages(
         confusions,

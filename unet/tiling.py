@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Num, Shaped
 
 from common.errors import InputError
-
-IGNORE = 255
+from unet.images import IGNORE
 
 
 class Span(NamedTuple):
