@@ -54,7 +54,9 @@ def one_line(colour: int, name: str, points: Points, at) -> str:
         for x, y in points:
             left, top = at(x, y)
             text = html.escape(f"{name}: {short(y, 5)} at {short(x, 9)}")
-            dots += f'<circle cx="{left}" cy="{top}" r="{2.6 if len(points) <= 30 else 1.6}"><title>{text}</title></circle>'
+            dots += (
+                f'<circle cx="{left}" cy="{top}" r="{2.6 if len(points) <= 30 else 1.6}"><title>{text}</title></circle>'
+            )
     return f'<g class="line{colour}"><polyline points="{path}"/>{dots}</g>'
 
 

@@ -123,7 +123,6 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
             write_train_line(log, step, host, clock.rate(step, config.data.batch_size))
 
     def save(step):
-        read_pending()  # before a state is kept, its losses are known to be finite
         host.minutes = clock.minutes()
         checkpoints.save(step, state, dataclasses.asdict(host))
 
@@ -148,6 +147,7 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
                     log.say(f"warning: {line}")
             stop = signals.caught is not None or (plan.loop.patience and host.worse >= plan.loop.patience)
             if better or stop or step % every["save"] == 0 or step == last:
+                read_pending()  # before a state is kept, its losses are known to be finite
                 with clock.pause():
                     save(step)
             else:

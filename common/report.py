@@ -77,7 +77,9 @@ def header(name: str, run: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]
     commit, _, dirty = facts["commit"].partition("-")
     facts["commit"] = commit[:12] + (f"-{dirty}" if dirty else "")
     cells = "".join(
-        f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd></div>" for k, v in facts.items() if v not in (None, "")
+        f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(str(v))}</dd></div>"
+        for k, v in facts.items()
+        if v not in (None, "")
     )
     command = run.get("command", "")
     shown = f'<pre class="command">{html.escape(command)}</pre>' if command else ""

@@ -31,7 +31,7 @@ class Run:
     @functools.cached_property
     def apply(self) -> Callable:
         """Inputs -> outputs of the model on a batch, jitted; for U-Net images [B,H,W,C] -> probabilities [B,H',W',K]."""
-        jitted = jax.jit(self.task.predict)
+        jitted = jax.jit(self.task.predict, compiler_options=dict(self.task.compiler_options))
         return lambda inputs: jitted(self.params, self.model_state, inputs)
 
     def predict(self, x: Any) -> Any:

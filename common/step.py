@@ -91,10 +91,21 @@ def make_train_step(task: Task, optimizer: Optimizer, mesh: Mesh, *, seed: int) 
         return train_step(state, batch, task=task, optimizer=optimizer, seed=seed)
 
     whole = replicated(mesh)
-    return jax.jit(step, in_shardings=(whole, rows(mesh)), out_shardings=(whole, whole), donate_argnums=0)
+    return jax.jit(
+        step,
+        in_shardings=(whole, rows(mesh)),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+        compiler_options=dict(task.compiler_options),
+    )
 
 
 def make_eval_step(task: Task, mesh: Mesh) -> Callable:
     """task.evaluate under jit: (params, model_state, batch) -> metrics, whole on every device."""
     whole = replicated(mesh)
-    return jax.jit(task.evaluate, in_shardings=(whole, whole, rows(mesh)), out_shardings=whole)
+    return jax.jit(
+        task.evaluate,
+        in_shardings=(whole, whole, rows(mesh)),
+        out_shardings=whole,
+        compiler_options=dict(task.compiler_options),
+    )

@@ -1,6 +1,7 @@
 """Task: all that the loop knows of a model and its data, as one record of functions."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 
@@ -39,6 +40,7 @@ class Task(NamedTuple):
       predict_files(apply, paths, output, **options) -> paths of the files written
       pages(run, split, metrics) -> [(title, HTML)], the model's own sections of the report
     abstract_batch: shapes and dtypes of a training batch, from the config alone.
+    compiler_options: XLA's, for the programs of this task.
     """
 
     abstract_batch: Any
@@ -49,6 +51,7 @@ class Task(NamedTuple):
     train_source: Callable[[str], Source]
     eval_source: Callable[[str], Source]
     scores: Callable[[Mapping[str, Any]], dict[str, float]]
+    compiler_options: Mapping[str, Any] = MappingProxyType({})
     crop: Callable = lambda example, rng: example
     augment: Callable | None = None
     alarms: Callable[[Mapping[str, Any]], list[str]] = no_finding

@@ -23,12 +23,12 @@ from common.task import Source
 FORM = "write tfds:NAME, tfds:NAME:1.0.0 or tfds:NAME/CONFIG"
 
 
-def tfds_source(name: str, split: str, data_dir: str | Path, *, patience: float = 60.0) -> Source:
-    """The split ('train', 'train[:90%]', ...) of the TFDS data set `name` under `data_dir`, read without TensorFlow.
+def open_set(name: str, data_dir: str | Path, *, patience: float = 60.0) -> Any:
+    """The builder of the TFDS data set `name` under `data_dir`; its `info.splits` are what it has.
 
     A public set that is not there yet is downloaded and prepared first, in a child process that is ended after
-    `patience` seconds without progress. Raises InputError where the name or the split is unknown, the set is in another
-    file format, or it cannot be downloaded.
+    `patience` seconds without progress. Raises InputError where the name is unknown, the set is in another file format,
+    or it cannot be downloaded.
     """
     key = f"config.data.source=tfds:{name}"
     builder = _prepared(name, data_dir)
@@ -41,8 +41,16 @@ def tfds_source(name: str, split: str, data_dir: str | Path, *, patience: float 
     if builder.info.file_format is not tfds.core.FileFormat.ARRAY_RECORD:
         found = builder.info.file_format.value
         raise InputError(f"{key}: {builder.data_dir} holds {found} files; prepare it with file_format='array_record'")
-    base = re.split(r"[\[+]", split)[0]
-    if base not in builder.info.splits:
+    return builder
+
+
+def tfds_source(name: str, split: str, data_dir: str | Path, *, patience: float = 60.0) -> Source:
+    """The split ('train', 'train[:90%]', ...) of a TFDS data set, read without TensorFlow: examples are dicts of arrays.
+
+    Raises InputError as `open_set` does, and for an unknown split.
+    """
+    builder, key = open_set(name, data_dir, patience=patience), f"config.data.source=tfds:{name}"
+    if re.split(r"[\[+]", split)[0] not in builder.info.splits:
         known = ", ".join(sorted(builder.info.splits))
         raise InputError(f"{key}: it has no split {split!r}; known: {known}, and parts of them like 'train[:90%]'")
     try:
@@ -180,17 +188,32 @@ def _builder(splits: Mapping[str, Source], name: str, data_dir: str, version: st
         VERSION = tfds.core.Version(version)
 
         def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=features, description=about or name, disable_shuffling=True)
+            return tfds.core.DatasetInfo(
+                builder=self, features=features, description=about or name, disable_shuffling=True
+            )
 
         def _split_generators(self, _):
             return {split: self._generate_examples(source) for split, source in splits.items()}
 
         def _generate_examples(self, source):
             for index in range(len(source)):
-                yield index, {key: _encoded(value) for key, value in source[index].items()}
+                example = source[index]
+                check_alike(example, first, index)
+                yield index, {key: _encoded(value) for key, value in example.items()}
 
     Prepared.name = name
     return Prepared(data_dir=data_dir, file_format="array_record")
+
+
+def check_alike(example: Mapping[str, Any], first: Mapping[str, Any], index: int) -> None:
+    """Raises InputError where an example cannot stand beside the first one in a data set."""
+    for key, value in first.items():
+        kinds = [(np.asarray(v).dtype.kind, np.asarray(v).dtype, np.shape(v)[2:]) for v in (value, example.get(key))]
+        if kinds[0] != kinds[1] and not isinstance(value, str):
+            kind, other = (" ".join(map(str, k[1:])) for k in kinds)
+            raise InputError(
+                f"example {index}: {key} is {other}, in example 0 it is {kind}; convert the files to one type"
+            )
 
 
 def _is_png(array: np.ndarray) -> bool:

@@ -4,7 +4,6 @@ from experiments import launch
 
 # isort: split
 import functools
-import sys
 import time
 
 import jax

@@ -63,7 +63,7 @@ def main(dtype: str) -> None:
         loss = F.cross_entropy(logits.float(), label)
         loss.backward()
         optimizer.step()
-        print(json.dumps({"loss": float(loss)}), flush=True)
+        print(json.dumps({"loss": loss.item()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from experiments import launch
 from pathlib import Path
 
 import numpy as np
-from common.record import write_json
 from rich.console import Console
 from rich.table import Table
 
 from common.evaluate import split_metrics
+from common.record import write_json
 from common.run import Run, load_run, open_plan
 from common.step import make_eval_step
 from experiments.arguments import parser

@@ -11,15 +11,11 @@ from common.errors import InputError
 
 STOPPED = 75  # EX_TEMPFAIL: saved after SIGTERM or SIGINT; the same command goes on
 
-# XLA:CPU hands 3x3 convolutions to oneDNN with this flag (jax 0.12; older versions ignore it): docs/decisions.md has the numbers.
-CPU_FLAGS = "--xla_cpu_experimental_onednn_custom_call=true"
-
 
 def prepare_process() -> None:
-    """XLA flags that pay (unless XLA_FLAGS is set), allocator thresholds, the compilation cache."""
+    """Allocator thresholds and the compilation cache. (What XLA needs to be told, a Task says for its own programs.)"""
     if "jax" in sys.modules:
         raise RuntimeError("experiments.launch must be imported before jax")
-    os.environ.setdefault("XLA_FLAGS", CPU_FLAGS)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     keep_freed_memory()
     cache = os.environ.get("COMPILE_CACHE", str(Path.home() / ".cache" / "unet-lstm"))

@@ -4,7 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("XLA_FLAGS", "")  # programs with oneDNN calls cannot be cached, and the tests compile a lot
 os.environ.setdefault("COMPILE_CACHE", str(Path.home() / ".cache" / "unet-lstm-tests"))
 
 from jaxtyping import install_import_hook

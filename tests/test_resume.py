@@ -1,6 +1,5 @@
 """Real runs that are killed: by kill -9 at random moments (a save among them), by SIGTERM; and moved to other devices."""
 
-import os
 import random
 import signal
 import subprocess
@@ -26,8 +25,7 @@ OVERRIDES = {"loop.duration": f"{STEPS} steps", "loop.save": "3 steps", "loop.ev
 def start(python, workdir):
     words = [f"--config.{key}={value}" for key, value in OVERRIDES.items()]
     command = [python, "-m", "experiments.train", "--config", CONFIG, "--workdir", str(workdir), *words]
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process):

@@ -60,6 +60,7 @@ def sample(
 def fit_table(x: Float32[np.ndarray, "n f"], y: Int[np.ndarray, " n"], bins: int = 256) -> Callable:
     """The most frequent class per bin of intensity (first band), bins holding equal numbers of pixels."""
     edges = np.unique(np.quantile(x[:, 0], np.linspace(0, 1, bins + 1)[1:-1]))
+    edges = edges[edges < x[:, 0].max()]  # no bin without pixels at the end
     counts = np.zeros((len(edges) + 1, int(y.max()) + 1))
     np.add.at(counts, (np.searchsorted(edges, x[:, 0]), y), 1)
     table = counts.argmax(1)

@@ -16,13 +16,11 @@ from jaxtyping import Int
 from common import config as configs
 from common.errors import InputError
 from common.task import Source
-from common.tfds_sets import tfds_source
+from common.tfds_sets import open_set, tfds_source
 from unet.brain import brain_source
 from unet.folder import check_folder, check_split, folder_source
 from unet.images import IGNORE, normalise, wrong_bands
 from unet.made import made_source
-
-TFDS_SPLITS = {"train": "train[:90%]", "validation": "train[90%:]", "test": "test"}
 
 
 class TfdsSource:
@@ -101,12 +99,17 @@ def from_tfds(
     """'tfds:NAME' below `root`, which holds TFDS's folders; a public set that is not there is downloaded.
 
     image_key, mask_key: its features. mask_offset: the mask's number of class 0. resize: [height, width] that all images
-    are brought to (bilinear; nearest for masks). splits: ours -> TFDS's, like {'train': 'train[:90%]'}. patience: seconds
-    without progress after which a download is given up.
+    are brought to (bilinear; nearest for masks). splits: ours -> TFDS's, like {'train': 'train[:90%]'}; without it those
+    of the same name, and the last tenth of its 'train' for validation where it has none. patience: seconds without
+    progress after which a download is given up.
     """
-    splits = dict(splits or TFDS_SPLITS)
+    name = source.removeprefix("tfds:")
+    if not splits:
+        splits = {known: known for known in open_set(name, root, patience=patience).info.splits}
+        if "train" in splits and "validation" not in splits:
+            splits |= {"train": "train[:90%]", "validation": "train[90%:]"}
     check_split(split, splits, "splits")
-    records = tfds_source(source.removeprefix("tfds:"), splits[split], root, patience=patience)
+    records = tfds_source(name, splits[split], root, patience=patience)
     options = {"image_key": image_key, "mask_key": mask_key, "mask_offset": mask_offset, "resize": resize}
     return TfdsSource(records, origin=source, classes=classes, bands=bands, options={**options, "normalise": normalise})
 

@@ -19,6 +19,7 @@ from unet.crops import random_crop
 from unet.images import normalise
 from unet.losses import balanced_weights, segmentation_loss
 from unet.model import UNet, output_size
+from unet.ops import compiler_options
 
 IGNORE = 255
 
@@ -155,6 +156,7 @@ def make_task(
     how = source_options.get("normalise", "image")
     return Task(
         abstract_batch=abstract,
+        compiler_options=compiler_options(net.dtype),
         init=init,
         loss=loss,
         evaluate=evaluate,

@@ -1,0 +1,55 @@
+"""experiments.bench: turns, ratios, the file it writes, and its one-line errors."""
+
+import json
+import os
+
+import pytest
+
+from common.errors import InputError
+from experiments import bench, bench_ops, bench_unet
+
+
+def test_take_turns_interleaves_and_leaves_the_warm_up_out():
+    calls = []
+    programs = {name: lambda name=name: calls.append(name) for name in ("a", "b")}
+    times = bench_ops.take_turns(programs, rounds=3, warm_up=2)
+    assert calls == ["a", "b"] * 5
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 3, "b": 3}
+
+
+def test_scores_are_medians_and_ratios_to_ours():
+    rows = [bench_ops.row("c", "ours", [1, 2, 30], 0.1), bench_ops.row("c", "flax", [8, 6, 5], 0.2)]
+    assert bench.scores(rows) == {"seconds/c/ours": [2.0], "seconds/c/flax": [6.0], "ratio/c/flax": [3.0]}
+
+
+def test_unet_ops_runs_and_writes_its_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_ops, "UP_CONVS", [((1, 4, 4, 8), 4)])
+    monkeypatch.setattr(bench_ops, "POOLS", [(1, 4, 4, 8)])
+    monkeypatch.setattr(bench_ops, "CONVS", [((1, 4, 4, 8), 4)])
+    path = tmp_path / "bench.json"
+    bench.main(["unet_ops", "--rounds", "1", "--json", str(path)])
+    result = json.loads(path.read_text())
+    assert len(result["rows"]) == 3 * 2 * 2
+    assert "ratio/up-conv 1x4x4x8 -> 4, float32/flax" in result["scores"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["nothing"], "nothing"), (["unet", "--against", "keras"], "keras"), (["unet_ops", "--rounds", "0"], "rounds")],
+)
+def test_bad_arguments_are_said_in_one_line(words, named):
+    with pytest.raises(InputError, match=named) as error:
+        bench.main(words)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_environment_of_pytorch_names_the_cure(monkeypatch):
+    monkeypatch.setitem(os.environ, "PEERS_PYTHON", "/nowhere/python")
+    with pytest.raises(InputError, match="make .venv-peers"):
+        bench_unet.peers_python()
+
+
+@pytest.mark.slow
+def test_ours_and_stock_flax_are_the_same_network():
+    rows = bench_unet.measure(["flax"], 1)
+    assert {row["parameters"] for row in rows} == {7_762_498}
