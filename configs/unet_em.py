@@ -46,6 +46,5 @@ def get_config(variant: str = ""):
     if "cpu" in names:
         config.data.batch_size = 2
         config.model.width = 24
-        config.loop.duration = "2000 steps"
-        config.loop.eval = "5%"
+        config.loop.duration = "1500 steps"
     return smoke(config) if "smoke" in names else config

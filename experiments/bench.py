@@ -84,7 +84,7 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
     ours = {row["case"]: row["seconds"] for row in rows if row["candidate"] == "ours"}
     table = Table(title=f"bench {name}: {rows[0]['threads']} threads, {machine()['processor']}")
     for column in ("case", "candidate"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True)
     for column in ("median ms", "fastest ms", "times ours", "compile s"):
         table.add_column(column, justify="right")
     for row in rows:
@@ -97,7 +97,7 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
             f"{row['compile_seconds']:.1f}" if row["compile_seconds"] is not None else "-",
             end_section=row is rows[-1] or rows[rows.index(row) + 1]["case"] != row["case"],
         )
-    console = Console()
+    console = Console(width=max(100, Console().width))
     console.print(table)
     peers = {f"{k} {v}" for row in rows for k, v in row.get("versions", {}).items()}
     shown = [f"{k} {v}" for k, v in versions().items() if k in ("python", "jax", "jaxlib", "flax")]

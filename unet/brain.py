@@ -21,6 +21,7 @@ BLOCKS = {"validation": ((56, 60), (112, 116)), "test": ((36, 40), (76, 80), (96
 # Intensities of the template (0 to 1) where each tissue lies, and the end of the scale.
 LEVELS = np.array([0.0, 0.30, 0.64, 0.84, 1.0])
 # Order of (fluid, grey, white) from dark to bright, as in common MR contrasts.
+GAP = 0.2  # least difference of two tissues
 CONTRASTS = {"t1": (0, 1, 2), "t2": (2, 1, 0), "flair": (0, 2, 1), "pd": (2, 0, 1)}
 
 
@@ -53,14 +54,14 @@ def volumes(downsample: int = 1) -> tuple[Float32[np.ndarray, "z h w"], UInt8[np
     return image, label
 
 
-def contrast_curve(rng: np.random.Generator) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Points (x, y) of a smooth curve of intensity with a random order of tissues; outside the brain stays dark.
+def contrast_curve(kind: str, rng: np.random.Generator) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+    """Points (x, y) of a smooth curve of intensity with the tissues in the order of `kind`; outside stays dark.
 
     The three tissues lie in [0.2, 1], neighbours in brightness at least 0.12 apart, as in common MR contrasts.
     """
-    order = CONTRASTS[list(CONTRASTS)[rng.integers(len(CONTRASTS))]]
-    gaps = 0.12 + rng.dirichlet((1.5, 1.5, 1.5, 1.5))[:3] * (0.8 - 2 * 0.12)
-    rising = 0.08 + np.cumsum(gaps)
+    order = CONTRASTS[kind]
+    gaps = GAP + rng.dirichlet((1.5, 1.5, 1.5, 1.5))[:3] * (0.92 - 3 * GAP)
+    rising = np.cumsum(gaps)
     tissue = np.empty(3)
     tissue[list(order)] = rising
     end = np.clip(tissue[2] + rng.uniform(-0.1, 0.1), 0.1, 1.1)
@@ -77,10 +78,10 @@ def bias_field(rng: np.random.Generator, size: tuple[int, int], strength: float)
 
 
 def degrade(
-    image: Float[np.ndarray, "h w"], rng: np.random.Generator, *, noise: tuple[float, float], bias: float
+    image: Float[np.ndarray, "h w"], kind: str, rng: np.random.Generator, *, noise: tuple[float, float], bias: float
 ) -> Float32[np.ndarray, "h w 1"]:
     """A slice under a new contrast, bias field and Rician noise (Gudbjartsson and Patz 1995), standardised."""
-    x, y = contrast_curve(rng)
+    x, y = contrast_curve(kind, rng)
     signal = np.interp(image, x, y) * bias_field(rng, image.shape, bias * rng.uniform())
     sigma = rng.uniform(*noise)
     real, imaginary = rng.normal(scale=sigma, size=(2, *image.shape))
@@ -101,9 +102,12 @@ class BrainSource:
     def read(self, index: int) -> tuple[Float32[np.ndarray, "h w 1"], UInt8[np.ndarray, "h w"]]:
         """Image and label of example `index`."""
         images, labels = volumes(self.downsample)
-        z = self.slices[index % len(self.slices)]
-        rng = np.random.default_rng((self.seed, z, index // len(self.slices)))
-        return degrade(images[z], rng, noise=self.noise, bias=self.bias), labels[z]
+        draw, place = divmod(index, len(self.slices))
+        z = self.slices[place]
+        kind = list(CONTRASTS)[(draw + place) % len(CONTRASTS)]  # in turn: every split has as many of each
+        return degrade(
+            images[z], kind, np.random.default_rng((self.seed, z, draw)), noise=self.noise, bias=self.bias
+        ), labels[z]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if not 0 <= index < len(self):
@@ -167,5 +171,5 @@ def brain_source(
         raise InputError(
             f"config.data: no slice of {first} to {last} is left for {split}; change blocks, guard or spacing"
         )
-    chosen = {"seed": seed, "draws": draws} if split == "train" else {"seed": HELD_OUT_SEED, "draws": 1}
+    chosen = {"seed": seed, "draws": draws} if split == "train" else {"seed": HELD_OUT_SEED, "draws": len(CONTRASTS)}
     return BrainSource(slices, downsample=downsample, noise=tuple(noise), bias=bias, **chosen)

@@ -78,18 +78,21 @@ def _weight_gradient(x: Array, grad: Array, border: int) -> Array:
     block = min(8, height)
     spare = -height % block  # rows of zeros fill the last block
     outer = 2 - border  # rows of zeros around the gradient, where a shift leaves it
-    x = jnp.pad(x, ((0, 0), (0, spare), (border, border), (0, 0)))
+    x = jnp.pad(x, ((0, 0), (0, spare), (0, 0), (0, 0)))
     grad = jnp.pad(grad, ((0, 0), (outer, outer + spare), (0, 0), (0, 0)))
 
     def add_block(total: Array, start: Array) -> tuple[Array, None]:
         rows = lax.dynamic_slice_in_dim(x, start, block, axis=1)
+        rows = jnp.pad(rows, ((0, 0), (0, 0), (border, border), (0, 0)))
         rows_grad = lax.dynamic_slice_in_dim(grad, start, block + 2, axis=1)
         wide = jnp.concatenate([rows[:, :, d : d + width] for d in range(3)], axis=-1)
         tall = jnp.concatenate([rows_grad[:, 2 - a : 2 - a + block] for a in range(3)], axis=-1)
-        return total + jnp.einsum("bhwc,bhwo->co", wide, tall, preferred_element_type=dtype), None
+        # A bfloat16 block is summed in float32 inside the matmul and rounded once: a float32 result would take twice
+        # the time with the oneDNN option, which turns the factors into float32 first.
+        return total + jnp.einsum("bhwo,bhwc->oc", tall, wide).astype(dtype), None
 
-    total, _ = lax.scan(add_block, jnp.zeros((3 * c, 3 * o), dtype), jnp.arange(0, height + spare, block))
-    return total.reshape(3, c, 3, o).transpose(2, 0, 1, 3)
+    total, _ = lax.scan(add_block, jnp.zeros((3 * o, 3 * c), dtype), jnp.arange(0, height + spare, block))
+    return total.reshape(3, o, 3, c).transpose(0, 2, 3, 1)
 
 
 def max_pool2(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
@@ -97,13 +100,19 @@ def max_pool2(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
     (reduce_window's goes to the first). ValueError unless height and width are even."""
     if x.shape[1] % 2 or x.shape[2] % 2:
         raise ValueError(f"2x2 pooling needs an even height and width, not {x.shape[1]}x{x.shape[2]}")
+    dtype = x.dtype
+    if jax.default_backend() == "cpu":
+        x = x.astype(jnp.promote_types(dtype, jnp.float32))  # exact; strided bfloat16 maxima take five times as long
     top = jnp.maximum(x[:, ::2, ::2], x[:, ::2, 1::2])
-    return jnp.maximum(top, jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2]))
+    return jnp.maximum(top, jnp.maximum(x[:, 1::2, ::2], x[:, 1::2, 1::2])).astype(dtype)
 
 
 def up_conv2(x: Float[Array, "b h w c"], kernel: Float[Array, "2 2 c o"]) -> Float[Array, "b 2*h 2*w o"]:
-    """2x2 up-convolution, stride 2: out[2i+a, 2j+b] = x[i, j] @ kernel[a, b], one matmul and depth to space. Equals
-    lax.conv_transpose with the kernel flipped, whose weight gradient XLA:CPU computes 100 times slower."""
-    batch, height, width, _ = x.shape
-    out = jnp.einsum("nhwc,ijco->nhiwjo", x, kernel)
-    return out.reshape(batch, 2 * height, 2 * width, kernel.shape[-1])
+    """2x2 up-convolution, stride 2: out[2i+a, 2j+b] = x[i, j] @ kernel[a, b]. Equals lax.conv_transpose with the kernel
+    flipped, whose weight gradient takes XLA:CPU twenty times as long."""
+    batch, height, width, c = x.shape
+    o = kernel.shape[-1]
+    # One matmul for each parity of the rows: its columns (b, o) already lie as the pixels of an output row do.
+    rows = [x.reshape(-1, c) @ kernel[a].swapaxes(0, 1).reshape(c, 2 * o) for a in range(2)]
+    rows = [part.reshape(batch, height, 1, 2 * width, o) for part in rows]
+    return jnp.concatenate(rows, axis=2).reshape(batch, 2 * height, 2 * width, o)

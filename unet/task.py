@@ -1,6 +1,7 @@
 """Semantic segmentation with a U-Net, as a Task: the functions of a config's sections task, model, data and augment."""
 
 import functools
+import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -94,7 +95,7 @@ def make_task(
     """The Task of a segmentation config. Raises InputError for keys, values and sizes that do not fit."""
     options = configs.call(segmentation, "task", task)
     net = configs.call(UNet, "model", model)
-    known = tuple(n for n in reading.__kwdefaults__)
+    known = tuple(inspect.signature(reading).parameters)
     data = reading(**data)
     source_options = sources.check_keys(data["source"], also=known)
     check_sizes(options, net, data)
