@@ -1,5 +1,6 @@
 """What a run tells: metrics.jsonl, TensorBoard files, a progress bar, run.json."""
 
+import contextlib
 import json
 import math
 import os
@@ -125,51 +126,46 @@ def command_line() -> list[str]:
 
 
 class Clock:
-    """Time of the run: examples per second, minutes over all starts, share of time waited for data."""
+    """The time of a run, without evaluating and saving: examples per second, share of it waited for data, minutes."""
+
+    NAMES = (
+        "examples_per_second",
+        "waited_for_data",
+    )  # of a log line: the only ones that differ between two equal runs
 
     def __init__(self, start: int, minutes: float):
-        self.started = self.window_start = time.perf_counter()
-        self.window_step = start
-        self.first = start
+        self.began = time.perf_counter()
         self.before = minutes
-        self.paused = 0.0
-        self.after_compile: tuple[float, float, float] | None = None
+        self.busy = self.waited = 0.0  # seconds since the first step, which compiles
+        self.mark: tuple[float, float, int] | None = None  # time, seconds waited and step of the last log line
+        self.start = start
 
-    def step_done(self, step: int, metrics, batches) -> None:
-        if self.after_compile is None:  # the first step compiles: the shares are of what comes after it
+    def first_step(self, metrics, batches) -> None:
+        """After each step; waits for the first one, so that its compilation is in no rate."""
+        if self.mark is None:
             jax.block_until_ready(metrics)
-            self.window_start, self.window_step = time.perf_counter(), step
-            self.after_compile = (time.perf_counter(), batches.waited, self.paused)
+            self.mark = (time.perf_counter(), batches.waited, self.start + 1)
 
+    @contextlib.contextmanager
     def pause(self):
-        return _Pause(self)
+        began = time.perf_counter()
+        yield
+        at, waited, step = self.mark
+        self.mark = (at + time.perf_counter() - began, waited, step)
 
-    def rate(self, step: int, batch_size: int) -> float:
-        now = time.perf_counter()
-        rate = (step - self.window_step) * batch_size / max(now - self.window_start, 1e-9)
-        self.window_start, self.window_step = now, step
-        return rate
+    def window(self, step: int, batch_size: int, batches) -> dict[str, float]:
+        """Rate and share since the last log line; NaN where that was before the first step."""
+        at, waited, last = self.mark
+        busy, wait = time.perf_counter() - at, batches.waited - waited
+        self.mark = (time.perf_counter(), batches.waited, step)
+        self.busy, self.waited = self.busy + busy, self.waited + wait
+        if step == last:
+            return dict.fromkeys(self.NAMES, math.nan)
+        return {"examples_per_second": (step - last) * batch_size / busy, "waited_for_data": wait / busy}
 
     def minutes(self) -> float:
-        return self.before + (time.perf_counter() - self.started) / 60
+        return self.before + (time.perf_counter() - self.began) / 60
 
-    def report(self, batches) -> str:
-        began, waited, paused = self.after_compile
-        busy = max(time.perf_counter() - began - (self.paused - paused), 1e-9)
-        share = max(batches.waited - waited, 0.0) / busy
-        return f"{self.minutes():.1f} minutes; waited for data {share:.1%} of the time between evaluations"
-
-
-class _Pause:
-    """Takes evaluation and saving out of the time that the examples per second are of."""
-
-    def __init__(self, clock: Clock):
-        self.clock = clock
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *_) -> None:
-        took = time.perf_counter() - self.began
-        self.clock.window_start += took
-        self.clock.paused += took
+    def report(self) -> str:
+        share = self.waited / self.busy if self.busy else 0.0
+        return f"{self.minutes():.1f} minutes; steps waited for data {share:.1%} of their time"

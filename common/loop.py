@@ -105,8 +105,8 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
     step_fn = make_train_step(plan.task, plan.optimizer, plan.mesh, seed=config.seed)
     eval_step = make_eval_step(plan.task, plan.mesh)
     start = int(state.step)
-    if start >= last:
-        log.say(f"already at step {start} of {last}")
+    if start >= last or out_of_patience(plan.loop, host):
+        log.say(f"already done: step {start} of {last}")
         return 0
     batches = open_batches(plan, start)
     clock = Clock(start, host.minutes)
@@ -120,7 +120,7 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
         add_to_window(host.window, jax.device_get(metrics))
         check_finite(step, metrics, checkpoints)
         if step % every["log"] == 0 or step == last:
-            write_train_line(log, step, host, clock.rate(step, config.data.batch_size))
+            write_train_line(log, step, host, clock.window(step, config.data.batch_size, batches))
 
     def save(step):
         host.minutes = clock.minutes()
@@ -132,20 +132,14 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
             state, metrics = step_fn(state, batch)
             read_pending()
             pending = (step, metrics)
-            clock.step_done(step, metrics, batches)
+            clock.first_step(metrics, batches)
             log.tick(step)
             better = False
             if step % every["eval"] == 0 or step == last:
                 read_pending()
                 with clock.pause():
-                    scores, alarms = evaluate(plan, eval_step, state, plan.loop.eval_split)
-                better = note_best(plan.loop, host, scores, step)
-                log.write(
-                    step, plan.loop.eval_split, scores, note=summary(scores, plan.loop) + ("  (best)" if better else "")
-                )
-                for line in alarms:
-                    log.say(f"warning: {line}")
-            stop = signals.caught is not None or (plan.loop.patience and host.worse >= plan.loop.patience)
+                    better = score(plan, eval_step, state, host, log, step)
+            stop = signals.caught is not None or out_of_patience(plan.loop, host)
             if better or stop or step % every["save"] == 0 or step == last:
                 read_pending()  # before a state is kept, its losses are known to be finite
                 with clock.pause():
@@ -162,8 +156,22 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
         return STOPPED
     if stop:
         log.say(f"no better {plan.loop.best.split()[1]} for {host.worse} evaluations: ended at step {step}")
-    log.say(clock.report(batches))
+    log.say(clock.report())
     return 0
+
+
+def score(plan: Plan, eval_step: Callable, state: TrainState, host: Host, log: Log, step: int) -> bool:
+    """Evaluates, logs, warns; true where this is the best score so far."""
+    scores, alarms = evaluate(plan, eval_step, state, plan.loop.eval_split)
+    better = note_best(plan.loop, host, scores, step)
+    log.write(step, plan.loop.eval_split, scores, note=summary(scores, plan.loop) + ("  (best)" if better else ""))
+    for line in alarms:
+        log.say(f"warning: {line}")
+    return better
+
+
+def out_of_patience(loop: Loop, host: Host) -> bool:
+    return 0 < loop.patience <= host.worse
 
 
 def open_batches(plan: Plan, start: int):
@@ -187,12 +195,11 @@ def add_to_window(window: dict[str, list], metrics) -> None:
         window[name] = [total + float(mean.total), count + float(mean.count)]
 
 
-def write_train_line(log: Log, step: int, host: Host, rate: float) -> None:
+def write_train_line(log: Log, step: int, host: Host, times: dict[str, float]) -> None:
     scores = {name: total / count if count else math.nan for name, (total, count) in host.window.items()}
     host.window.clear()
-    log.write(
-        step, "train", {**scores, "examples_per_second": rate}, note=f"loss {scores['loss']:.4f}  {rate:.1f} examples/s"
-    )
+    note = f"loss {scores['loss']:.4f}  {times['examples_per_second']:.1f} examples/s"
+    log.write(step, "train", {**scores, **times}, note=note)
 
 
 def check_finite(step: int, metrics, checkpoints: Checkpoints) -> None:

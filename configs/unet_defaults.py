@@ -14,7 +14,9 @@ def defaults() -> ConfigDict:
     config.task.class_names = ["background", "foreground"]
     config.task.colours = []  # [[r, g, b], ...]; empty: colours that are told apart easily
     config.task.background = 0  # the class that foreground scores leave out; -1: none
-    config.task.loss = ConfigDict({"name": "cross_entropy+dice"})  # and the other arguments of unet.losses.segmentation_loss
+    config.task.loss = ConfigDict(
+        {"name": "cross_entropy+dice"}
+    )  # and the other arguments of unet.losses.segmentation_loss
     config.task.balance = False  # class weights from the training masks
     config.task.tile = 256  # side of the one tile shape of evaluation and prediction
     config.task.overlap = 32  # context cut from the inner edges of a tile

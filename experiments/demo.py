@@ -23,6 +23,7 @@ CONFIG = "configs/unet_brain.py"
 def main(argv: list[str]) -> int:
     arguments = parser("experiments.demo", "Trains U-Net on real brain slices and shows what it learned.")
     arguments.add_argument("--workdir", type=Path, default=Path("runs/demo/unet_brain"), help="the run folder")
+    arguments.add_argument("--record", metavar="NAME", help="write experiments/results/NAME.json")
     flags = arguments.parse_args(argv)
     code = train.main(["--config", CONFIG, "--workdir", str(flags.workdir)])
     if code:
@@ -32,6 +33,9 @@ def main(argv: list[str]) -> int:
     scores = evaluate_run(run, split)
     rows = compare(run, split, scores)
     path = report_run(run, split)
+    if flags.record:
+        others = {name: row for name, row in rows.items() if name != "U-Net"}
+        train.record(flags.record, run.config, [run.config.seed], [(flags.workdir, scores)], baselines=others)
     show(rows, run.config.task.class_names, split)
     print(f"report: {path}")
     return 0

@@ -53,12 +53,43 @@ def value(score: dict, digits: int = 3) -> str:
 def brain() -> str:
     result = read("unet_brain")
     names = ["dice/foreground", "dice/grey", "dice/white", "dice/other", "iou/mean"]
-    rows = [[f"U-Net, {len(result['seeds'])} seeds"] + [value(result["scores"][n]) for n in names]]
-    rows += [[name] + [f"{scores[n]:.3f}" for n in names] for name, scores in result["baselines"].items()]
-    return markdown(["test slices", *names], rows)
+    rows = [[name] + [f"{scores[n]:.3f}" for n in names] for name, scores in result["baselines"].items()]
+    rows.append([f"**U-Net** ({result['minutes']:.1f} minutes)"] + [value(result["scores"][n]) for n in names])
+    return markdown(["held-out slices", *names], rows)
 
 
-TABLES = {"brain": brain}
+def em() -> str:
+    result = read("unet_em")
+    names = ["rand_fscore", "info_fscore", "pixel_error", "iou/membrane", "iou/cell", "accuracy"]
+    row = [f"U-Net, width {result['config']['model']['width']}, {result['minutes']:.0f} minutes"]
+    return markdown(["slices 24-29", *names], [row + [value(result["scores"][n], 4) for n in names]])
+
+
+PEERS = {"flax": "stock Flax", "torch": "PyTorch"}
+
+
+def bench_rows(name: str, peers: list[str]) -> str:
+    """A row per case: milliseconds of ours, then for each peer milliseconds and how many times as long it takes."""
+    scores = read(name)["scores"]
+    cases = dict.fromkeys(key.split("/", 1)[1].rsplit("/", 1)[0] for key in scores)
+    rows = []
+    for case in cases:
+        row = [case, f"{1e3 * scores[f'seconds/{case}/ours']['mean']:.1f} ms"]
+        for peer in peers:
+            ratio = scores.get(f"ratio/{case}/{peer}")
+            row.append(
+                f"{1e3 * scores[f'seconds/{case}/{peer}']['mean']:.1f} ms ({ratio['mean']:.2f}x)" if ratio else ""
+            )
+        rows.append(row)
+    return markdown(["case", "this code", *(PEERS[p] for p in peers)], rows)
+
+
+TABLES = {
+    "brain": brain,
+    "em": em,
+    "speed": lambda: bench_rows("bench_unet", ["flax", "torch"]),
+    "layers": lambda: bench_rows("bench_unet_ops", ["flax"]),
+}
 
 
 if __name__ == "__main__":

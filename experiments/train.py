@@ -4,17 +4,17 @@ from experiments import launch
 
 # isort: split
 import dataclasses
+import json
 import sys
 import time
 from pathlib import Path
-
-from common.record import write_result
 
 from common import loop
 from common.checkpoint import Checkpoints
 from common.config import to_json
 from common.errors import InputError
 from common.log import command_line, read_lines
+from common.record import write_result
 from common.run import load_run
 from common.state import TrainState, transplant
 from experiments.arguments import parse_with_config, parser
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
             return code
         scored.append((workdir, evaluate_run(load_run(workdir), config.loop.score_split)))
     if flags.record:
-        record(flags, config, seeds, scored)
+        record(flags.record, config, seeds, scored)
     return 0
 
 
@@ -91,27 +91,25 @@ def initial_from(source: Path, allow_missing: bool):
     return initial
 
 
-def record(flags, config, seeds: list[int], scored: list[tuple[Path, dict[str, float]]]) -> None:
-    """Writes experiments/results/NAME.json: scores of all seeds, minutes, the curve of the first."""
-    import json
-
+def record(name: str, config, seeds: list[int], scored: list[tuple[Path, dict[str, float]]], **more) -> None:
+    """Writes experiments/results/NAME.json: scores of all seeds, minutes, the curve of the first, and what `more` adds."""
     minutes = []
     for workdir, _ in scored:
         with Checkpoints(workdir / "checkpoints") as checkpoints:
             minutes.append(checkpoints.manifest(checkpoints.latest())["host"]["minutes"])
-    path = Path("experiments/results") / f"{flags.record}.json"
-    overrides = [word for word in sys.argv[1:] if word.startswith("--config.")]
+    path = Path("experiments/results") / f"{name}.json"
     write_result(
         path,
-        name=flags.record,
+        name=name,
         config=json.loads(to_json(config)),
-        overrides=overrides,
+        overrides=[word for word in sys.argv[1:] if word.startswith("--config.")],
         command=" ".join(command_line()),
         minutes=sum(minutes),
         seeds=seeds,
-        scores={name: [s[name] for _, s in scored if name in s] for name in scored[0][1]},
+        scores={score: [s[score] for _, s in scored if score in s] for score in scored[0][1]},
         selected_on=f"{config.loop.best} of {config.loop.eval_split}",
         curve=thinned(read_lines(scored[0][0] / "metrics.jsonl")),
+        **more,
     )
     print(f"recorded: {path}", file=sys.stderr)
 

@@ -35,7 +35,9 @@ def test_resampling_equals_scipy(shape):
     got, got_label = resample(image, label, jnp.asarray(source))
     for band in range(2):
         # SciPy calls mirroring about the edge pixels 'mirror'; it has no mirror for one pixel.
-        want = ndimage.map_coordinates(np.asarray(image[..., band], np.float64), fold(source, shape), order=1, mode="nearest")
+        want = ndimage.map_coordinates(
+            np.asarray(image[..., band], np.float64), fold(source, shape), order=1, mode="nearest"
+        )
         np.testing.assert_allclose(got[..., band], want, atol=2e-5)
     want = ndimage.map_coordinates(np.asarray(label), np.floor(fold(source, shape) + 0.5), order=0, mode="nearest")
     np.testing.assert_array_equal(got_label, want)
@@ -158,9 +160,7 @@ def test_bicubic_equals_the_sum_over_all_nodes(grid):
     want = np.zeros((2, *shape))
     for i, y in enumerate(np.linspace(0, grid - 1, shape[0])):
         for j, x in enumerate(np.linspace(0, grid - 1, shape[1])):
-            weights = np.outer(
-                [cubic(y - n) for n in range(-2, grid + 2)], [cubic(x - n) for n in range(-2, grid + 2)]
-            )
+            weights = np.outer([cubic(y - n) for n in range(-2, grid + 2)], [cubic(x - n) for n in range(-2, grid + 2)])
             want[:, i, j] = (weights * padded).sum((1, 2))
     np.testing.assert_allclose(bicubic(jnp.asarray(nodes, jnp.float32), shape), want, atol=1e-5)
 

@@ -63,7 +63,15 @@ def test_report_is_one_page_with_nothing_beside_it(run):
 def test_predict_and_load_run_agree_on_an_image_of_another_size(run, tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (100, 147), np.uint8)
     Image.fromarray(image).save(tmp_path / "a.png")
-    words = ["--workdir", str(run), "--input", str(tmp_path / "a.png"), "--output", str(tmp_path / "out"), "--probabilities"]
+    words = [
+        "--workdir",
+        str(run),
+        "--input",
+        str(tmp_path / "a.png"),
+        "--output",
+        str(tmp_path / "out"),
+        "--probabilities",
+    ]
     assert predict.main(words) == 0
     classes = Image.open(tmp_path / "out" / "a.png")
     assert classes.mode == "P" and classes.size == (147, 100)
@@ -78,7 +86,15 @@ def test_predict_and_load_run_agree_on_an_image_of_another_size(run, tmp_path):
 
 
 def test_fine_tuning_starts_from_another_run(run, tmp_path):
-    words = [*SMOKE, "--workdir", str(tmp_path / "b"), "--config.loop.duration", "2 steps", "--config.optimizer.learning_rate", "0.0"]
+    words = [
+        *SMOKE,
+        "--workdir",
+        str(tmp_path / "b"),
+        "--config.loop.duration",
+        "2 steps",
+        "--config.optimizer.learning_rate",
+        "0.0",
+    ]
     assert train.main([*words, "--init_from", str(run)]) == 0
     old, new = common.load_run(run), common.load_run(tmp_path / "b")
     np.testing.assert_array_equal(old.params["logits"]["kernel"], new.params["logits"]["kernel"])
@@ -112,7 +128,7 @@ def test_seeds_are_recorded(tmp_path, monkeypatch):
         (["--config.data.crop", "[65, 80]"], "crop"),
         (["--config.task.average", "flip"], "did you mean 'flips'"),
         (["--config.model.classes", "3"], "config.model.classes=3: config.task.class_names has 4"),
-        (["--config.model.padding", "valid"], "config.data.crop=64: .*nearest"),
+        (["--config.model.padding", "valid", "--config.model.depth", "4"], "config.data.crop=64: .*nearest"),
         (["--config.model.norm", "layer"], "config.model.norm='layer'"),
         (["--config.task.loss.name", "dise"], "did you mean 'dice'"),
         (["--config.loop.best", "max dice"], "no such score"),
@@ -130,7 +146,9 @@ def test_wrong_configs_are_said_in_one_line(tmp_path, words, message):
 def test_exit_codes(tmp_path, python):
     code, _, said = command(python, "experiments.train", *SMOKE, "--workdir", str(tmp_path), "--config.model.widht=3")
     assert (code, said) == (1, "error: --config.model.widht: there is no key 'model.widht'; did you mean 'width'?\n")
-    code, _, said = command(python, "experiments.train", *SMOKE, "--workdir", str(tmp_path), "--config.augment.flip", "False", "word")
+    code, _, said = command(
+        python, "experiments.train", *SMOKE, "--workdir", str(tmp_path), "--config.augment.flip", "False", "word"
+    )
     assert code == 2 and "unrecognized argument: word" in said
     code, out, _ = command(python, "experiments.train", "--help")
     assert code == 0 and "--config" in out
@@ -141,11 +159,18 @@ def test_exit_codes(tmp_path, python):
 def test_check_data_lists_all_findings(tmp_path, capsys):
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
-    for i in range(3):
+    for i in range(12):
         Image.fromarray(np.zeros((80, 80, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
         Image.fromarray(np.full((80, 80), 255 * (i % 2), np.uint8)).save(tmp_path / "masks" / f"{i}.png")
     (tmp_path / "masks" / "2.png").unlink()
-    words = ["--config", "configs/unet_folder.py", "--config.data.root", str(tmp_path), "--config.data.crop", "[64, 64]"]
+    words = [
+        "--config",
+        "configs/unet_folder.py",
+        "--config.data.root",
+        str(tmp_path),
+        "--config.data.crop",
+        "[64, 64]",
+    ]
     with pytest.raises(InputError, match="findings"):
         check_data.main(words)
     assert "no mask '2'" in capsys.readouterr().out

@@ -9,7 +9,8 @@ from common.config import placeholder, variants
 from ml_collections import ConfigDict
 def get_config(variant=""):
     names = variants(variant, {"smoke", "big"})
-    config = ConfigDict({"seed": 0, "model": {"width": 8, "rate": 0.1, "norm": "batch", "deep": True, "sides": [1, 2], "limit": placeholder(int)}})
+    model = {"width": 8, "rate": 0.1, "norm": "batch", "deep": True, "sides": [1, 2], "limit": placeholder(int)}
+    config = ConfigDict({"seed": 0, "model": model})
     if "big" in names:
         config.model.width = 64
     return config

@@ -11,7 +11,7 @@ from common import loop
 from common.checkpoint import Checkpoints
 from common.errors import InputError
 from common.evaluate import split_metrics
-from common.log import read_lines
+from common.log import Clock, read_lines
 from common.plan import make_plan
 from common.state import abstract_state, create_state
 from common.step import make_eval_step
@@ -26,9 +26,7 @@ def final_state(workdir, config, task):
 
 def scores_of(workdir):
     """The lines of metrics.jsonl without what depends on the clock."""
-    return [
-        {k: v for k, v in line.items() if k != "examples_per_second"} for line in read_lines(workdir / "metrics.jsonl")
-    ]
+    return [{k: v for k, v in line.items() if k not in Clock.NAMES} for line in read_lines(workdir / "metrics.jsonl")]
 
 
 def equal(a, b):

@@ -23,7 +23,9 @@ def example(seed=0, shape=(3, 5, 4), classes=3, ignored=0.2):
     return jnp.asarray(logits), jnp.asarray(label)
 
 
-def reference(logits, label, name, class_weights=None, place=None, gamma=2.0, alpha=0.5, beta=0.5, smooth=1.0, first=1, eps=0.0):
+def reference(
+    logits, label, name, class_weights=None, place=None, gamma=2.0, alpha=0.5, beta=0.5, smooth=1.0, first=1, eps=0.0
+):
     """The definitions, one pixel at a time, in float64."""
     logits, label = np.asarray(logits, np.float64), np.asarray(label)
     classes = logits.shape[-1]
@@ -61,7 +63,9 @@ def reference(logits, label, name, class_weights=None, place=None, gamma=2.0, al
 def test_value_equals_the_definition(name, class_weights, mapped):
     logits, label = example()
     place = np.random.default_rng(1).random(label.shape).astype(np.float32) + 0.1 if mapped else None
-    got = segmentation_loss(logits, label, None if place is None else jnp.asarray(place), name=name, class_weights=class_weights)
+    got = segmentation_loss(
+        logits, label, None if place is None else jnp.asarray(place), name=name, class_weights=class_weights
+    )
     np.testing.assert_allclose(got, reference(logits, label, name, class_weights or None, place), rtol=2e-6)
 
 

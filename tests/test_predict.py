@@ -135,7 +135,14 @@ def test_a_stop_half_way_leaves_no_partial_file(tmp_path, unit):
 
     with pytest.raises(KeyboardInterrupt):
         predict_files(
-            stops, [tmp_path / "a.png"], tmp_path / "out", tile=16, out=16, class_names=NAMES, colours=COLOURS, probabilities=True
+            stops,
+            [tmp_path / "a.png"],
+            tmp_path / "out",
+            tile=16,
+            out=16,
+            class_names=NAMES,
+            colours=COLOURS,
+            probabilities=True,
         )
     assert not list((tmp_path / "out").iterdir())
 

@@ -66,9 +66,13 @@ def run_folder(tmp_path, steps=30):
     }
     (tmp_path / "run.json").write_text(json.dumps(run))
     lines = [{"step": s, "split": "train", "loss": 2.0 / s, "learning_rate": 1e-3} for s in range(1, steps + 1)]
-    lines += [{"step": s, "split": "validation", "loss": None, "dice/foreground": s / 100} for s in range(10, steps + 1, 10)]
+    lines += [
+        {"step": s, "split": "validation", "loss": None, "dice/foreground": s / 100} for s in range(10, steps + 1, 10)
+    ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 31, "spl')
-    (tmp_path / "evaluation-test.json").write_text(json.dumps({"loss": 0.5, "dice/foreground": 0.87654, "examples": 12.0}))
+    (tmp_path / "evaluation-test.json").write_text(
+        json.dumps({"loss": 0.5, "dice/foreground": 0.87654, "examples": 12.0})
+    )
     return tmp_path
 
 
@@ -88,7 +92,13 @@ def images(count=6, shape=(20, 24), seed=0):
 def test_page_is_self_contained_well_formed_and_escaped(tmp_path):
     labels, predictions, confusions = images()
     samples = [
-        {"name": f"a<{n}>.png", "image": labels[n][..., None] / 2, "label": labels[n], "prediction": predictions[n], "dice": 0.5}
+        {
+            "name": f"a<{n}>.png",
+            "image": labels[n][..., None] / 2,
+            "label": labels[n],
+            "prediction": predictions[n],
+            "dice": 0.5,
+        }
         for n in range(2)
     ]
     sections = pages.pages(confusions, np.arange(6), samples, NAMES, COLOURS, background=0)
@@ -205,7 +215,7 @@ def test_pictures_in_the_page_are_the_arrays():
     assert (reddish == (labels[1] != predictions[1])).mean() > 0.97
     large = np.zeros((1000, 600, 3), np.uint8)
     tag = pages.picture_tag(large, "x")
-    assert Image.open(io.BytesIO(base64.b64decode(re.search("base64,([^\"]*)", tag)[1]))).size == (230, 384)
+    assert Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]*)', tag)[1]))).size == (230, 384)
 
 
 def test_chart_draws_each_point_at_its_place():

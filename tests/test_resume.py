@@ -12,7 +12,7 @@ import pytest
 from common import loop
 from common.checkpoint import Checkpoints
 from common.config import load_config
-from common.log import read_lines
+from common.log import Clock, read_lines
 from common.plan import make_plan
 from common.state import abstract_state
 from experiments.tasks import make_task
@@ -51,9 +51,7 @@ def final_state(workdir):
 
 
 def curve(workdir):
-    return [
-        {k: v for k, v in line.items() if k != "examples_per_second"} for line in read_lines(workdir / "metrics.jsonl")
-    ]
+    return [{k: v for k, v in line.items() if k not in Clock.NAMES} for line in read_lines(workdir / "metrics.jsonl")]
 
 
 def test_killed_at_random_moments_the_run_ends_the_same_bit_for_bit(tmp_path, python):

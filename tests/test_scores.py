@@ -51,7 +51,9 @@ def test_scores_equal_sklearn():
     assert got["iou/mean"] == pytest.approx(sk.jaccard_score(y, p, average="macro"))
     assert got["iou/foreground"] == pytest.approx(sk.jaccard_score(y, p, labels=[1, 2, 3], average="macro"))
     each = [(a[a != IGNORE], b[a != IGNORE]) for a, b in zip(label, prediction, strict=True)]
-    assert got["iou_per_image/mean"] == pytest.approx(np.mean([sk.jaccard_score(a, b, average="macro") for a, b in each]))
+    assert got["iou_per_image/mean"] == pytest.approx(
+        np.mean([sk.jaccard_score(a, b, average="macro") for a, b in each])
+    )
     want = np.mean([sk.f1_score(a, b, labels=[1, 2, 3], average="macro") for a, b in each])
     assert got["dice_per_image/foreground"] == pytest.approx(want)
     assert got["images"] == 4
@@ -155,7 +157,9 @@ def test_pair_sums_equal_skimage(seed):
     # Which of the two it calls precision is not what its page says, so the pair is compared without order.
     assert sorted([a / b, a / c]) == pytest.approx(sorted([precision, recall]), abs=1e-12)
     split = variation_of_information(true[seen], lone(proposed)[seen])
-    np.testing.assert_allclose(sorted(split), sorted([(h_both - h_mine) / np.log(2), (h_both - h_theirs) / np.log(2)]), atol=1e-12)
+    np.testing.assert_allclose(
+        sorted(split), sorted([(h_both - h_mine) / np.log(2), (h_both - h_theirs) / np.log(2)]), atol=1e-12
+    )
 
 
 def stripes():

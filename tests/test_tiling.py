@@ -88,6 +88,7 @@ def convolution(padding):
 
 def pooled(x):
     """A small 'valid' net with one 2x2 pooling: equivariant to even shifts alone. Side n (even) -> n - 8."""
+
     def conv(v, seed, out):
         return lax.conv_general_dilated(v, weights(v.shape[-1], out, 3, seed), (1, 1), "VALID", dimension_numbers=NHWC)
 

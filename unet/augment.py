@@ -91,7 +91,9 @@ def augment(
     if blur:
         image = gaussian(image, jnp.abs(draw("blur", blur)), max(1, math.ceil(3 * blur)))
     if noise:
-        image = jax.lax.optimization_barrier(image)  # XLA:CPU takes half as long again where it fuses this with the blur
+        image = jax.lax.optimization_barrier(
+            image
+        )  # XLA:CPU takes half as long again where it fuses this with the blur
         sigma = jnp.abs(draw("noise", noise))
         image = image + sigma * jax.random.normal(jax.random.fold_in(keys["noise"], 1), image.shape, image.dtype)
     return image, label
@@ -135,7 +137,11 @@ def cubic_weights(size: int, grid: int) -> np.ndarray:
     for offset in (-1, 0, 1, 2):
         t = np.abs(place - first - offset)
         near, far = (1.5 * t - 2.5) * t**2 + 1, ((-0.5 * t + 2.5) * t - 4) * t + 2
-        np.add.at(weights, (np.arange(size), np.clip(first + offset, 0, grid - 1)), np.where(t <= 1, near, np.where(t < 2, far, 0)))
+        np.add.at(
+            weights,
+            (np.arange(size), np.clip(first + offset, 0, grid - 1)),
+            np.where(t <= 1, near, np.where(t < 2, far, 0)),
+        )
     return weights
 
 
@@ -158,7 +164,9 @@ def resample(
     upper = (1 - fx)[..., None] * at(0) + fx[..., None] * at(right)
     lower = (1 - fx)[..., None] * at(down) + fx[..., None] * at(down + right)
     nearest = corner + down * (fy >= 0.5) + right * (fx >= 0.5)
-    return (1 - fy)[..., None] * upper + fy[..., None] * lower, label.reshape(-1).at[nearest].get(mode="promise_in_bounds")
+    return (1 - fy)[..., None] * upper + fy[..., None] * lower, label.reshape(-1).at[nearest].get(
+        mode="promise_in_bounds"
+    )
 
 
 def mirror(place: Array, size: int) -> Array:
@@ -190,9 +198,13 @@ def gaussian(image: Float[Array, "h w c"], sigma: Float[Array, ""], radius: int)
 def check(image_shape, label_shape, turn, elastic_grid, probability, **amounts) -> None:
     """Raises InputError where an option is outside its range or does not fit the shapes."""
     if tuple(image_shape[:2]) != tuple(label_shape):
-        raise InputError(f"augment: the image is {image_shape[:2]} and its label {label_shape}; crop the label after this, not before")
+        raise InputError(
+            f"augment: the image is {image_shape[:2]} and its label {label_shape}; crop the label after this, not before"
+        )
     if turn and image_shape[0] != image_shape[1]:
-        raise InputError(f"augment.turn: {image_shape[0]}x{image_shape[1]} is not square; use square crops, or turn=False")
+        raise InputError(
+            f"augment.turn: {image_shape[0]}x{image_shape[1]} is not square; use square crops, or turn=False"
+        )
     if elastic_grid < 2:
         raise InputError(f"augment.elastic_grid={elastic_grid}: a grid has at least 2 nodes a side")
     if not 0 <= probability <= 1:

@@ -4,7 +4,7 @@ Both are fitted to pixels of the same training source and scored on the same hel
 how much of a score is intensity and local texture.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
@@ -12,6 +12,7 @@ from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from common.task import Source
+from unet.scores import scores
 
 IGNORE = 255
 SIGMAS = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -74,28 +75,25 @@ def fit_boosting(x: Float32[np.ndarray, "n f"], y: Int[np.ndarray, " n"], rounds
     return model.fit(x, y).predict
 
 
-def scores(source: Source, features: Callable, predict: Callable, classes: int) -> dict[str, float]:
-    """'dice/foreground', 'dice/<class>' and 'accuracy' over all pixels of the source."""
-    matrix = np.zeros((classes, classes), np.int64)
+def score(source: Source, features: Callable, predict: Callable, class_names: Sequence[str]) -> dict[str, float]:
+    """`unet.scores.scores` of the whole source, as for the network."""
+    matrices = []
     for index in range(len(source)):
         example = source[index]
         values = features(example["image"])
         label = example["label"].reshape(-1)
         predicted = predict(values.reshape(-1, values.shape[-1])).astype(np.int64)
-        known = label != IGNORE
-        matrix += np.bincount(classes * label[known] + predicted[known], minlength=classes**2).reshape(classes, classes)
-    hits, total = np.diag(matrix), matrix.sum(0) + matrix.sum(1)
-    present = total > 0
-    dice = np.where(present, 2 * hits / np.maximum(total, 1), np.nan)
-    named = {f"dice/{c}": float(dice[c]) for c in range(classes)}
-    return {"dice/foreground": float(np.nanmean(dice[1:])), "accuracy": float(hits.sum() / matrix.sum()), **named}
+        known, classes = label != IGNORE, len(class_names)
+        pairs = np.bincount(classes * label[known] + predicted[known], minlength=classes**2)
+        matrices.append(pairs.reshape(classes, classes))
+    return scores(np.stack(matrices), list(class_names))
 
 
 def baselines(
     train: Source,
     held_out: Source,
     *,
-    classes: int,
+    class_names: Sequence[str],
     images: int = 128,
     pixels: int = 1000,
     rounds: int = 60,
@@ -106,6 +104,6 @@ def baselines(
     table = fit_table(*sample(train, intensity, images=images, pixels=4 * pixels, rng=rng))
     boosting = fit_boosting(*sample(train, pixel_features, images=images, pixels=pixels, rng=rng), rounds, seed)
     return {
-        "intensity table": scores(held_out, intensity, table, classes),
-        "gradient boosting": scores(held_out, pixel_features, boosting, classes),
+        "intensity table": score(held_out, intensity, table, class_names),
+        "gradient boosting": score(held_out, pixel_features, boosting, class_names),
     }

@@ -18,10 +18,12 @@ CLASSES = ("background", "grey", "white", "other")
 COLOURS = ((0, 0, 0), (150, 150, 160), (245, 235, 200), (60, 120, 200))
 BLOCKS = {"validation": ((56, 60), (112, 116)), "test": ((36, 40), (76, 80), (96, 100))}
 
+SURE = 0.7  # a voxel that is three tenths fluid is other: at one half little more than a line of single voxels is left
+
 # Intensities of the template (0 to 1) where each tissue lies, and the end of the scale.
 LEVELS = np.array([0.0, 0.30, 0.64, 0.84, 1.0])
-# Order of (fluid, grey, white) from dark to bright, as in common MR contrasts.
-GAP = 0.2  # least difference of two tissues
+GAP = 0.2  # least difference of two tissues in brightness
+# Kinds of contrast: fluid 0, grey 1 and white 2 from dark to bright.
 CONTRASTS = {"t1": (0, 1, 2), "t2": (2, 1, 0), "flair": (0, 2, 1), "pd": (2, 0, 1)}
 
 
@@ -29,7 +31,8 @@ CONTRASTS = {"t1": (0, 1, 2), "t2": (2, 1, 0), "flair": (0, 2, 1), "pd": (2, 0, 
 def volumes(downsample: int = 1) -> tuple[Float32[np.ndarray, "z h w"], UInt8[np.ndarray, "z h w"]]:
     """T1 intensity in [0, 1] and class per voxel, axial slices of 192 x 160 (front up) over `downsample`, read-only.
 
-    Classes: 0 outside the brain, 1 grey or 2 white where that map is the largest, 3 other (fluid, vessels, meninges).
+    Classes: 0 outside the brain; 3 other (fluid, vessels, meninges) where the grey and white maps add up to less than
+    SURE; else 1 grey or 2 white, whichever map is larger.
     """
     from nilearn import datasets  # here: it takes seconds to import, and only this source needs it
 
@@ -46,7 +49,7 @@ def volumes(downsample: int = 1) -> tuple[Float32[np.ndarray, "z h w"], UInt8[np
         for fetch in (datasets.load_mni152_template, datasets.load_mni152_gm_template, datasets.load_mni152_wm_template)
     )
     brain = load(datasets.load_mni152_brain_mask) > 0.5
-    tissue = 1 + np.stack([grey, white, 1 - grey - white]).argmax(0)
+    tissue = np.where(grey + white < SURE, 3, np.where(grey > white, 1, 2))
     label = np.where(brain, tissue, 0).astype(np.uint8)
     image = np.where(brain, image, 0).astype(np.float32)
     image.setflags(write=False)
@@ -57,7 +60,7 @@ def volumes(downsample: int = 1) -> tuple[Float32[np.ndarray, "z h w"], UInt8[np
 def contrast_curve(kind: str, rng: np.random.Generator) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Points (x, y) of a smooth curve of intensity with the tissues in the order of `kind`; outside stays dark.
 
-    The three tissues lie in [0.2, 1], neighbours in brightness at least 0.12 apart, as in common MR contrasts.
+    The three tissues lie in [GAP, 0.92], at least GAP apart.
     """
     order = CONTRASTS[kind]
     gaps = GAP + rng.dirichlet((1.5, 1.5, 1.5, 1.5))[:3] * (0.92 - 3 * GAP)
@@ -105,9 +108,8 @@ class BrainSource:
         draw, place = divmod(index, len(self.slices))
         z = self.slices[place]
         kind = list(CONTRASTS)[(draw + place) % len(CONTRASTS)]  # in turn: every split has as many of each
-        return degrade(
-            images[z], kind, np.random.default_rng((self.seed, z, draw)), noise=self.noise, bias=self.bias
-        ), labels[z]
+        rng = np.random.default_rng((self.seed, z, draw))
+        return degrade(images[z], kind, rng, noise=self.noise, bias=self.bias), labels[z]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         if not 0 <= index < len(self):
@@ -136,15 +138,15 @@ def brain_source(
     last: int = 136,
     spacing: int = 1,
     blocks=BLOCKS,
-    guard: int = 3,
-    noise: tuple[float, float] = (0.02, 0.06),
-    bias: float = 0.25,
+    guard: int = 2,
+    noise: tuple[float, float] = (0.005, 0.02),
+    bias: float = 0.15,
 ) -> BrainSource:
     """Axial slices (millimetres from the lowest) of one split: every `spacing`th of [first, last).
 
     blocks: split -> [from, to) of the slices held out for it; training takes what is left, except `guard` slices on both
-    sides of each block, which nobody sees. Training slices come in `draws` contrasts; held-out slices in one that is
-    fixed. Raises InputError for an unknown split, blocks that touch each other's guard, and splits without slices.
+    sides of each block, which nobody sees. Training slices come in `draws` contrasts; held-out slices in four, one of
+    each kind, that are fixed. Raises InputError for an unknown split, blocks that touch each other's guard, and splits without slices.
     """
     if split != "train" and split not in blocks:
         raise InputError(f"split {split!r}: known: train, {', '.join(blocks)}")

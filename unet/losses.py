@@ -55,7 +55,11 @@ def segmentation_loss(
     logits = jnp.where(valid[..., None], logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), 0)
     target = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
     place = valid.astype(logits.dtype) if weights is None else jnp.where(valid, weights.astype(logits.dtype), 0)
-    pixel = place * jnp.sum(target * jnp.asarray(class_weights, logits.dtype).reshape(1, 1, 1, -1), -1) if class_weights else place
+    pixel = (
+        place * jnp.sum(target * jnp.asarray(class_weights, logits.dtype).reshape(1, 1, 1, -1), -1)
+        if class_weights
+        else place
+    )
     pixel = jnp.where(valid & ((label < 0) | (label >= logits.shape[-1])), jnp.nan, pixel)
     options = {
         "label_smoothing": label_smoothing,
@@ -117,7 +121,9 @@ def check(name, classes, class_weights, label_smoothing, gamma, alpha, beta, smo
         if part not in LOSSES:
             raise InputError(f"loss {name!r}: {part!r} is not a loss; {nearest(part, LOSSES)}")
     if class_weights and len(class_weights) != classes:
-        raise InputError(f"class_weights has {len(class_weights)} numbers for {classes} classes; give one per class, or none")
+        raise InputError(
+            f"class_weights has {len(class_weights)} numbers for {classes} classes; give one per class, or none"
+        )
     if not all(math.isfinite(w) and w >= 0 for w in class_weights):
         raise InputError(f"class_weights={tuple(class_weights)}: a weight is a finite number, 0 or more")
     if not 0 <= label_smoothing < 1:

@@ -34,7 +34,9 @@ class MadeSource:
         return f"made-{index:03d}"
 
 
-def made_source(split: str, *, classes: int, bands: int, count: int = 16, size: tuple[int, int] = (64, 64)) -> MadeSource:
+def made_source(
+    split: str, *, classes: int, bands: int, count: int = 16, size: tuple[int, int] = (64, 64)
+) -> MadeSource:
     """The made images of a split; no image is in two splits."""
     seed = {"train": 0, "validation": 1, "test": 2}[split]
     return MadeSource(count, seed=seed, size=size, classes=classes, bands=bands)

@@ -40,7 +40,9 @@ def pages(
     ranked = [(place + 1, float(value)) for place, value in enumerate(dices[np.isfinite(dices)][order])]
     chart = line_chart("foreground Dice of each image, worst to best", {"best": ranked}) if len(ranked) > 1 else ""
     sections.append(("Classes", class_table(total, class_names, colours, background)))
-    sections.append(("Confusion", f'<div class="pair">{confusion_table(total, class_names, colours)}<div>{chart}</div></div>'))
+    sections.append(
+        ("Confusion", f'<div class="pair">{confusion_table(total, class_names, colours)}<div>{chart}</div></div>')
+    )
     if samples:
         sections.append(("Samples", sample_grid(samples, class_names, colours)))
     return sections
@@ -57,7 +59,9 @@ def choose_samples(dices: Float[np.ndarray, " N"], count: int = 6) -> list[tuple
     """`count` places from worst to best, evenly spread over the ranks, with what each is ('worst', 'median', ...)."""
     places = np.flatnonzero(np.isfinite(dices))
     ranked = places[np.argsort(dices[places], kind="stable")]
-    ranks = np.unique(np.rint(np.linspace(0, len(ranked) - 1, min(count, len(ranked)))).astype(int)) if len(ranked) else []
+    ranks = (
+        np.unique(np.rint(np.linspace(0, len(ranked) - 1, min(count, len(ranked)))).astype(int)) if len(ranked) else []
+    )
     middle = (len(ranked) - 1) // 2
     ranks = sorted({*map(int, ranks), middle} if len(ranked) > 2 and count > 2 else map(int, ranks))
     if len(ranks) > count:  # the median came on top: its nearest neighbour goes
@@ -93,7 +97,9 @@ def class_table(
     label = "mean of the foreground" if background is not None else "mean"
     numbers = "".join(f"<td>{score(m)}{bar_space if not place else ''}</td>" for place, m in enumerate(means))
     rows.append(f'<tr class="total"><th>{label}</th>{numbers}<td></td><td></td></tr>')
-    head = "".join(f"<th>{name}</th>" for name in ("class", f"Dice{bar_space}", "IoU", "precision", "recall", "pixels", "share"))
+    head = "".join(
+        f"<th>{name}</th>" for name in ("class", f"Dice{bar_space}", "IoU", "precision", "recall", "pixels", "share")
+    )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
@@ -128,16 +134,14 @@ def confusion_table(
     unit = ", % of the label" if dense else ""
     top = f"<tr><th>label \N{DOWNWARDS ARROW}, prediction \N{RIGHTWARDS ARROW}{unit}</th>{head}</tr>"
     kind = "matrix dense" if dense else "matrix"
-    return (
-        f'<div class="scroll"><table class="{kind}"><thead>{top}</thead><tbody>{"".join(rows)}</tbody></table></div>'
-    )
+    return f'<div class="scroll"><table class="{kind}"><thead>{top}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
 def scores_table(rows: Mapping[str, Mapping[str, Number | None]], strong: str = "U-Net") -> str:
     """Scores of several methods side by side, one a row; the row named `strong` stands out."""
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
     body = "".join(
-        f'<tr{" class=strong" if method == strong else ""}><th>{html.escape(method)}</th>'
+        f"<tr{' class=strong' if method == strong else ''}><th>{html.escape(method)}</th>"
         f"{''.join(f'<td>{score(scores.get(name))}</td>' for name in names)}</tr>"
         for method, scores in rows.items()
     )
@@ -150,7 +154,7 @@ def sample_grid(
 ) -> str:
     """Input, label, prediction and error of each sample, with a legend."""
     legend = "".join(f"<span>{swatch(c)}{html.escape(n)}</span>" for n, c in zip(class_names, colours, strict=True))
-    legend += f'<span>{swatch((170, 170, 170))}right</span><span>{swatch((220, 38, 38))}wrong</span>'
+    legend += f"<span>{swatch((170, 170, 170))}right</span><span>{swatch((220, 38, 38))}wrong</span>"
     if any((np.asarray(s["label"]) == pictures.IGNORE).any() for s in samples):
         legend += '<span><i class="swatch hatch"></i>does not count</span>'
     cells = [f'<div class="head">{name}</div>' for name in ("input", "label", "prediction", "error")]
@@ -174,7 +178,9 @@ def picture_tag(picture: UInt8[np.ndarray, "H W 3"], text: str, photo: bool = Fa
         size = tuple(max(1, round(s * SIDE / max(image.size))) for s in image.size)
         image = image.resize(size, Image.Resampling.BOX if photo else Image.Resampling.NEAREST)
     file = io.BytesIO()
-    image.save(file, **({"format": "JPEG", "quality": 88, "subsampling": 0} if photo else {"format": "PNG", "optimize": True}))
+    image.save(
+        file, **({"format": "JPEG", "quality": 88, "subsampling": 0} if photo else {"format": "PNG", "optimize": True})
+    )
     kind = "jpeg" if photo else "png"
     smooth = ' class="smooth"' if photo else ""
     data = base64.b64encode(file.getvalue()).decode()

@@ -70,9 +70,13 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES and not p.name.startswith("."))
+            files = sorted(
+                p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES and not p.name.startswith(".")
+            )
             if not files:
-                raise InputError(f"--input {path}: no images in this folder; known endings: {', '.join(images.SUFFIXES)}")
+                raise InputError(
+                    f"--input {path}: no images in this folder; known endings: {', '.join(images.SUFFIXES)}"
+                )
         elif path.is_file():
             files = [path]
         else:

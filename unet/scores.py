@@ -44,7 +44,9 @@ def scores(matrices: Int[np.ndarray, "n k k"], names: Sequence[str], background:
     """
     matrices = np.asarray(matrices, np.int64)
     if len(names) != matrices.shape[-1]:
-        raise InputError(f"{len(names)} class names ({', '.join(names)}) for {matrices.shape[-1]} classes: give one name per class")
+        raise InputError(
+            f"{len(names)} class names ({', '.join(names)}) for {matrices.shape[-1]} classes: give one name per class"
+        )
     if len(set(names)) != len(names):
         raise InputError(f"class names {', '.join(names)}: two are the same; give each class its own name")
     foreground = np.arange(len(names)) != background
