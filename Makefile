@@ -9,10 +9,10 @@ demo: .venv/ready
 	$(PY) -m experiments.demo --workdir $(RUN)
 
 test: .venv/ready
-	$(PY) -m pytest -q -m "not slow"
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/ready
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist loadfile
 
 lint: .venv/ready
 	$(PY) -m ruff check .

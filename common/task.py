@@ -38,6 +38,7 @@ class Task(NamedTuple):
       check() -> lines on what is wrong with the data, each with its cure
       predict_array(apply, x) -> the answer for one raw example of any size
       predict_files(apply, paths, output, **options) -> paths of the files written
+      picture(run, split, metrics) -> [H, W, 3] uint8, a few answers side by side, for documents
       pages(run, split, metrics) -> [(title, HTML)], the model's own sections of the report
     abstract_batch: shapes and dtypes of a training batch, from the config alone.
     compiler_options: XLA's, for the programs of this task.
@@ -59,4 +60,5 @@ class Task(NamedTuple):
     scores_of_images: Callable = lambda apply, split: {}
     predict_array: Callable | None = None
     predict_files: Callable | None = None
+    picture: Callable | None = None
     pages: Callable | None = None

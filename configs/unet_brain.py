@@ -24,10 +24,10 @@ def get_config(variant: str = ""):
     config.data.downsample = 2  # 96 x 80 pixels of 2 mm; 1: 192 x 160 of 1 mm
     config.data.crop = [96, 80]
     config.data.foreground_crops = 0.0
-    config.data.batch_size = 16
-    config.optimizer.learning_rate = 5e-3
-    config.loop.duration = "450 steps"
-    config.loop.eval = "50 steps"
-    config.loop.save = "50 steps"
+    config.data.batch_size = 8
+    config.optimizer.learning_rate = 4e-3
+    config.loop.duration = "700 steps"
+    config.loop.eval = "100 steps"
+    config.loop.save = "100 steps"
     config.loop.score_split = "test"
     return smoke(config) if "smoke" in names else config

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+from PIL import Image
 
 from common.report import write_report
 from common.run import Run, load_run
@@ -18,8 +19,18 @@ def main(argv: list[str]) -> int:
     arguments = parser("experiments.report", "Writes WORKDIR/report.html: one page that needs nothing beside it.")
     arguments.add_argument("--workdir", required=True, type=Path, help="the run folder")
     arguments.add_argument("--split", default="", help="whose samples to show; default: the config's loop.score_split")
+    arguments.add_argument(
+        "--picture", type=Path, metavar="FILE", help="also write a few answers side by side as a PNG"
+    )
     flags = arguments.parse_args(argv)
-    print(report_run(load_run(flags.workdir), flags.split))
+    run = load_run(flags.workdir)
+    print(report_run(run, flags.split))
+    if flags.picture:
+        split = flags.split or run.config.loop.score_split
+        picture = Image.fromarray(run.task.picture(run, split, read_metrics(run.workdir / f"evaluation-{split}.npz")))
+        wide = max(1, round(1000 / picture.width))
+        flags.picture.parent.mkdir(parents=True, exist_ok=True)
+        picture.resize((wide * picture.width, wide * picture.height), Image.Resampling.NEAREST).save(flags.picture)
     return 0
 
 

@@ -96,7 +96,7 @@ def test_padding_rows_count_nothing():
     source = task.eval_source("validation")
     params, state = task.init(jax.random.key(0), first_batch(task))
     rows = [source[i] for i in (0, 1)]
-    batch = {name: np.stack([r[name] for r in rows]) for name in rows[0]}
+    batch = {name: jnp.stack([r[name] for r in rows]) for name in rows[0]}
     one = task.evaluate(params, state, {**batch, "mask": np.array([1, 0], np.float32)})
     assert float(one["loss"].count) == batch["label"][0].size
     assert list(np.asarray(one["confusions"].image)) == [0, -1]

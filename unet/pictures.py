@@ -1,6 +1,7 @@
 """Images and class maps as pictures: what people look at, never what is computed with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Integer, Num, UInt8
@@ -84,3 +85,17 @@ def hatched(picture: UInt8[np.ndarray, "H W 3"], where: Bool[np.ndarray, "H W"])
     period = max(4, max(where.shape) // 48)
     stripes = np.where((((x + y) % period) < period // 2)[..., None], np.uint8(70), np.uint8(150))
     return np.where(where[..., None], stripes, picture).astype(np.uint8)
+
+
+def sheet(samples: Sequence[Mapping[str, Any]], colours: Sequence[Colour], gap: int = 6) -> UInt8[np.ndarray, "H W 3"]:
+    """A row of input, label, prediction and error for each sample (as in `unet.pages`), on white; images of one size."""
+    rows = []
+    for sample in samples:
+        picture = to_rgb(np.asarray(sample["image"]))
+        label, prediction = np.asarray(sample["label"]), np.asarray(sample["prediction"])
+        cells = [picture, label_picture(label, colours), label_picture(prediction, colours)]
+        cells.append(error_picture(picture, label, prediction))
+        rows.append(
+            np.concatenate([np.pad(c, ((0, gap), (0, gap), (0, 0)), constant_values=255) for c in cells], axis=1)
+        )
+    return np.concatenate(rows)[:-gap, :-gap]

@@ -15,7 +15,7 @@ from common.errors import InputError
 from common.metrics import Confusions, Mean
 from common.task import Task
 from unet import augment as augmentation
-from unet import pages, predict, scores, sources, tiling
+from unet import pages, pictures, predict, scores, sources, tiling
 from unet.crops import random_crop
 from unet.images import normalise
 from unet.losses import balanced_weights, segmentation_loss
@@ -178,6 +178,9 @@ def make_task(
         predict_array=lambda apply, x: tiling.predict_tiled(apply, normalise(as_image(x, net.bands), how), **tiles),
         predict_files=functools.partial(predict_files, options=options, bands=net.bands, normalise=how, tiles=tiles),
         scores_of_images=lambda apply, split: cell_scores(apply, make_source(split), options, tiles),
+        picture=lambda run, split, metrics: pictures.sheet(
+            samples_of(run.apply, metrics, make_source(split), options, tiles, count=3), options["colours"]
+        ),
         pages=lambda run, split, metrics: report_pages(run, split, metrics, make_source(split), options, tiles),
     )
 
@@ -228,8 +231,8 @@ def pixel_accuracy(logits, label) -> Mean:
 
 def score(metrics, options: Mapping[str, Any]) -> dict[str, float]:
     """Flat scores of merged metrics: loss, and what `unet.scores.scores` gives for the images' confusion matrices."""
-    background = options["background"] if options["background"] >= 0 else None
-    table = scores.scores(np.asarray(metrics["confusions"].matrix), list(options["class_names"]), background)
+    matrices = np.asarray(metrics["confusions"].matrix)
+    table = scores.scores(matrices, list(options["class_names"]), known_background(options))
     return {"loss": metrics["loss"].compute(), **table, "examples": float(len(metrics["confusions"].image))}
 
 
@@ -281,26 +284,33 @@ def predict_files(apply, paths, output, *, options, bands: int, normalise: str, 
     )
 
 
-def report_pages(run, split: str, metrics, source, options: Mapping[str, Any], tiles: Mapping[str, int]):
-    """The report's own sections: classes, confusion, samples from worst to best, baselines where they were scored."""
-    confusions, images = metrics["confusions"].matrix, metrics["confusions"].image
-    background = options["background"] if options["background"] >= 0 else None
-    dices = pages.foreground_dice(confusions, background)
+def samples_of(apply, metrics, source, options: Mapping[str, Any], tiles: Mapping[str, int], count: int):
+    """`count` images from worst to best with their prediction, as `unet.pages` and `unet.pictures` take them."""
+    images = metrics["confusions"].image
+    dices = pages.foreground_dice(metrics["confusions"].matrix, known_background(options))
     samples = []
-    for place, note in pages.choose_samples(dices):
+    for place, note in pages.choose_samples(dices, count):
         number = int(images[place])
         example = source[number]
-        prediction = tiling.predict_tiled(run.apply, example["image"], **tiles).argmax(-1)
-        samples.append(
-            {**example, "name": source.name(number), "prediction": prediction, "dice": dices[place], "note": note}
-        )
+        prediction = tiling.predict_tiled(apply, example["image"], **tiles).argmax(-1)
+        facts = {"name": source.name(number), "dice": dices[place], "note": note}
+        samples.append({**example, **facts, "prediction": prediction})
+    return samples
+
+
+def report_pages(run, split: str, metrics, source, options: Mapping[str, Any], tiles: Mapping[str, int]):
+    """The report's own sections: classes, confusion, samples from worst to best, baselines where they were scored."""
     baselines = run.workdir / f"baselines-{split}.json"
     return pages.pages(
-        confusions,
-        images,
-        samples,
+        metrics["confusions"].matrix,
+        metrics["confusions"].image,
+        samples_of(run.apply, metrics, source, options, tiles, count=6),
         options["class_names"],
         options["colours"],
-        background=background,
+        background=known_background(options),
         baselines=json.loads(baselines.read_text()) if baselines.exists() else None,
     )
+
+
+def known_background(options: Mapping[str, Any]) -> int | None:
+    return options["background"] if options["background"] >= 0 else None
