@@ -56,6 +56,7 @@ def defaults() -> ConfigDict:
     config.augment.gamma = 0.0
     config.augment.noise = 0.0
     config.augment.blur = 0.0
+    config.augment.probability = 1.0  # that an example gets each of the options from rotate on
 
     config.optimizer = ConfigDict()  # the arguments of common.optimizer.make_optimizer
     config.optimizer.name = "adamw"
