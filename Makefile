@@ -30,7 +30,7 @@ results: .venv/ready
 # Python 3.13 or 3.12 where one is found (on PATH or under pyenv): jax for 3.11 is older and slower.
 .venv/ready: requirements.txt
 	@set -e; python="$(PYTHON)"; \
-	for candidate in python3.13 python3.12 $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.13.*/bin/python3 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python3 2>/dev/null) python3; do \
+	for candidate in python3.13 python3.12 $$(ls -dr $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.13.*/bin/python3 $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.12.*/bin/python3 2>/dev/null) python3; do \
 	  if [ -z "$$python" ] && "$$candidate" -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then python="$$candidate"; fi; \
 	done; \
 	if [ -z "$$python" ]; then echo "error: no Python 3.11 to 3.13 found; install one, or give PYTHON=/path/to/python"; exit 1; fi; \

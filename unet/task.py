@@ -112,7 +112,10 @@ def make_task(
 
     def init(key, batch):
         variables = dict(net.init({"params": key}, batch["image"]))
-        return variables.pop("params"), variables
+        params = variables.pop("params")
+        # BatchNorm starts its statistics in float32 whatever the parameters are, and updates them in the wider type.
+        statistics = jnp.promote_types(net.param_dtype, jnp.float32)
+        return params, jax.tree.map(lambda x: x.astype(statistics), variables)
 
     def loss(params, model_state, batch, key):
         logits, new_state = net.apply(
