@@ -14,6 +14,8 @@ from common.run import Run, load_run
 from experiments.arguments import parser
 from experiments.evaluate import evaluate_run
 
+WIDTH = 1000  # px, of a picture for documents
+
 
 def main(argv: list[str]) -> int:
     arguments = parser("experiments.report", "Writes WORKDIR/report.html: one page that needs nothing beside it.")
@@ -28,9 +30,10 @@ def main(argv: list[str]) -> int:
     if flags.picture:
         split = flags.split or run.config.loop.score_split
         picture = Image.fromarray(run.task.picture(run, split, read_metrics(run.workdir / f"evaluation-{split}.npz")))
-        wide = max(1, round(1000 / picture.width))
         flags.picture.parent.mkdir(parents=True, exist_ok=True)
-        picture.resize((wide * picture.width, wide * picture.height), Image.Resampling.NEAREST).save(flags.picture)
+        scale = WIDTH / picture.width
+        size = (WIDTH, round(scale * picture.height))
+        picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS).save(flags.picture)
     return 0
 
 
