@@ -54,7 +54,9 @@ def main(argv: list[str]) -> int:
     folder = tfds_sets.prepare(splits, flags.name, output, about=f"from {flags.config}")
     counts = ", ".join(f"{len(source)} {name}" for name, source in splits.items())
     print(f"{folder}: {counts}")
-    print(f"read it with --config configs/unet_folder.py:tfds --config.data.source=tfds:{flags.name} --config.data.root={output}")
+    print(
+        f"read it with --config configs/unet_folder.py:tfds --config.data.source=tfds:{flags.name} --config.data.root={output}"
+    )
     return 0
 
 
