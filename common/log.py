@@ -35,7 +35,7 @@ class Log:
         self.quiet = quiet
         self.steps = steps
         columns = (
-            "[progress.description]{task.description}",
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
