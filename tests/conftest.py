@@ -17,6 +17,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Eight devices on few cores: two programs with collectives in flight at once can wait for each other's threads for ever.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 DATA = Path(os.environ.get("DATA_ROOT", Path(__file__).parents[2] / "shared" / "data"))
