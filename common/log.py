@@ -15,12 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from common.record import commit, machine, versions, write_json
-
-
-def number(value: float) -> float | None:
-    """JSON has no NaN and no infinity: they become null."""
-    return value if math.isfinite(value) else None
+from common.record import commit, finite, machine, versions, write_json
 
 
 class Log:
@@ -53,7 +48,7 @@ class Log:
 
     def write(self, step: int, split: str, scores: Mapping[str, float], note: str = "") -> None:
         """One line of metrics.jsonl and the same numbers in TensorBoard; `note` goes to the screen."""
-        line = {"step": step, "split": split, **{name: number(float(value)) for name, value in scores.items()}}
+        line = {"step": step, "split": split, **finite({name: float(value) for name, value in scores.items()})}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
         for name, value in scores.items():

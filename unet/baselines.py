@@ -12,9 +12,9 @@ from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from common.task import Source
+from unet.images import IGNORE
 from unet.scores import scores
 
-IGNORE = 255
 SIGMAS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
 

@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 from common.errors import InputError
-
-IGNORE = 255
+from unet.images import IGNORE
 
 
 def random_crop(

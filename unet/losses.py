@@ -14,8 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from common.config import nearest
 from common.errors import InputError
-
-IGNORE = 255
+from unet.images import IGNORE
 
 
 def segmentation_loss(

@@ -14,8 +14,8 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from common.errors import InputError
+from unet.images import IGNORE
 
-IGNORE = 255
 CROSS = ndimage.generate_binary_structure(2, 1)  # 4-connectivity
 THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 

@@ -17,12 +17,10 @@ from common.task import Task
 from unet import augment as augmentation
 from unet import pages, pictures, predict, scores, sources, tiling
 from unet.crops import random_crop
-from unet.images import normalise
+from unet.images import IGNORE, normalise
 from unet.losses import balanced_weights, segmentation_loss
 from unet.model import UNet, output_size
 from unet.ops import compiler_options
-
-IGNORE = 255
 
 
 def segmentation(
