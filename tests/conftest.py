@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 import tests.checker  # noqa: F401  the hook finds it by name
 from experiments import launch  # noqa: F401  sets the compilation cache before jax is imported
 
-install_import_hook(["common", "unet"], "tests.checker.checked").__enter__()
+install_import_hook(["common", "unet", "lstm"], "tests.checker.checked").__enter__()
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
