@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.task import Source
 
 Example = dict[str, Any]
+ENDLESS = 1 << 62  # steps
 
 
 class Batches(Iterator):
@@ -64,6 +65,28 @@ def batches(
     rows = _rows_per_process(batch_size, processes, "config.data.batch_size")
     view = grain.MapDataset.source(_not_empty(source)).seed(seed).shuffle().repeat().random_map(crop)
     view = view.batch(rows, drop_remainder=True)[start * processes + process :: processes]
+    return Batches(view, threads=threads, buffer=buffer)
+
+
+def batches_by_step(
+    train_batch: Callable[[int, int, slice], Example],
+    *,
+    seed: int,
+    batch_size: int,
+    process: int = 0,
+    processes: int = 1,
+    start: int = 0,
+    threads: int = 2,
+    buffer: int = 8,
+) -> Batches:
+    """Endless batches for training from step `start` on: `train_batch(seed, step, rows)` of this process's rows.
+
+    For batches that are no independent draws of examples: streams of text, buckets of like length. `train_batch` runs in
+    the reading threads, several steps at once and in any order. Raises as `batches` does.
+    """
+    count = _rows_per_process(batch_size, processes, "config.data.batch_size")
+    rows = slice(process * count, (process + 1) * count)
+    view = grain.MapDataset.range(start, ENDLESS).map(lambda step: train_batch(seed, int(step), rows))
     return Batches(view, threads=threads, buffer=buffer)
 
 

@@ -10,7 +10,7 @@ from common import mesh as meshes
 from common.errors import InputError
 from common.metrics import merge
 from common.plan import Plan
-from common.state import TrainState
+from common.state import TrainState, state_shardings
 
 
 def evaluate(plan: Plan, eval_step: Callable, state: TrainState, split: str) -> tuple[dict[str, float], list[str]]:
@@ -24,6 +24,8 @@ def split_metrics(plan: Plan, eval_step: Callable, params, model_state, split: s
     section = plan.config.data
     batch_size = section.get("eval_batch_size", 0) or section.batch_size
     meshes.check_batch(plan.mesh, batch_size, 1, "config.data.eval_batch_size")
+    # A run that was opened on one device may be scored on several; in training everything is in its place already.
+    model_state = jax.device_put(model_state, state_shardings(model_state, plan.mesh).model_state)
     merged = pending = None
     rows = data.eval_batches(
         plan.task.eval_source(split),

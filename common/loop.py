@@ -18,7 +18,7 @@ from common.evaluate import evaluate
 from common.log import Clock, Log, command_line, write_run_json
 from common.plan import Loop, Plan, make_plan
 from common.state import TrainState, abstract_state, create_state
-from common.step import make_eval_step, make_train_step
+from common.step import NEVER, make_eval_step, make_train_step
 from common.task import Task
 
 STOPPED = 75
@@ -26,12 +26,18 @@ STOPPED = 75
 
 @dataclasses.dataclass
 class Host:
-    """What the host has decided: saved beside the state. `window` holds the sums of the metrics since the last log line."""
+    """What the host has decided: saved beside the state.
+
+    worse: evaluations since the best one. scores: of each evaluation, where their course decides when averaging begins;
+    averaging_from: the step at which it did. window: sums of the metrics since the last log line.
+    """
 
     minutes: float = 0.0
     best: float | None = None
     best_step: int | None = None
     worse: int = 0
+    scores: list[float] = dataclasses.field(default_factory=list)
+    averaging_from: int | None = None
     window: dict[str, list] = dataclasses.field(default_factory=dict)
 
 
@@ -110,6 +116,7 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
         return 0
     batches = open_batches(plan, start)
     clock = Clock(start, host.minutes)
+    trigger = averaging_trigger(plan, host)
     pending = None
 
     def read_pending():
@@ -129,7 +136,7 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
     try:
         for step in range(start + 1, last + 1):
             batch = meshes.put(plan.mesh, next(batches))
-            state, metrics = step_fn(state, batch)
+            state, metrics = step_fn(state, batch, *trigger)
             read_pending()
             pending = (step, metrics)
             clock.first_step(metrics, batches)
@@ -139,6 +146,7 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
                 read_pending()
                 with clock.pause():
                     better = score(plan, eval_step, state, host, log, step)
+                    trigger = averaging_trigger(plan, host)
             stop = signals.caught is not None or out_of_patience(plan.loop, host)
             if better or stop or step % every["save"] == 0 or step == last:
                 read_pending()  # before a state is kept, its losses are known to be finite
@@ -167,7 +175,31 @@ def score(plan: Plan, eval_step: Callable, state: TrainState, host: Host, log: L
     log.write(step, plan.loop.eval_split, scores, note=summary(scores, plan.loop) + ("  (best)" if better else ""))
     for line in alarms:
         log.say(f"warning: {line}")
+    if plan.optimizer.average_after and note_trigger(plan, host, scores, step):
+        log.say(f"step {step}: averaging of the parameters begins; scores are those of the mean from here on")
     return better
+
+
+def note_trigger(plan: Plan, host: Host, scores: dict[str, float], step: int) -> bool:
+    """Decides whether averaging begins here: where the score is worse than the best of the evaluations more than
+    `average_after` before this one (Merity et al. 2018, algorithm 1). True where it does."""
+    if host.averaging_from is not None:
+        return False
+    direction, name = plan.loop.best.split()
+    sign = 1 if direction == "min" else -1
+    before = host.scores[: -plan.optimizer.average_after]
+    begins = any(sign * scores[name] > sign * value for value in before)
+    host.scores.append(scores[name])
+    if begins:
+        host.averaging_from, host.scores = step, []
+    return begins
+
+
+def averaging_trigger(plan: Plan, host: Host) -> tuple:
+    """The further argument of the step: where averaging began, as an array on the devices; none where nothing averages."""
+    if not plan.optimizer.average_after:
+        return ()
+    return (meshes.put_whole(plan.mesh, NEVER if host.averaging_from is None else host.averaging_from),)
 
 
 def out_of_patience(loop: Loop, host: Host) -> bool:
@@ -175,17 +207,20 @@ def out_of_patience(loop: Loop, host: Host) -> bool:
 
 
 def open_batches(plan: Plan, start: int):
+    """This process's rows of the batches from step `start` on."""
     section = plan.config.data
-    return data.batches(
-        data.cached(plan.task.train_source("train"), section.get("cache_mb", 1024)),
-        seed=plan.config.seed,
-        batch_size=section.batch_size,
-        process=jax.process_index(),
-        processes=jax.process_count(),
-        crop=plan.task.crop,
-        start=start,
-        threads=section.get("threads", 2),
-    )
+    place = {
+        "seed": plan.config.seed,
+        "batch_size": section.batch_size,
+        "process": jax.process_index(),
+        "processes": jax.process_count(),
+        "start": start,
+        "threads": section.get("threads", 2),
+    }
+    if plan.task.train_batch is not None:
+        return data.batches_by_step(plan.task.train_batch, **place)
+    source = data.cached(plan.task.train_source("train"), section.get("cache_mb", 1024))
+    return data.batches(source, crop=plan.task.crop, **place)
 
 
 def add_to_window(window: dict[str, list], metrics) -> None:

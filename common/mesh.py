@@ -40,6 +40,11 @@ def rows(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(DATA))
 
 
+def put_whole(mesh: Mesh, value: int):
+    """A number of the host as an int32 on every device."""
+    return jax.make_array_from_process_local_data(replicated(mesh), np.asarray(value, np.int32))
+
+
 def put(mesh: Mesh, batch):
     """This process's rows of a batch (a dict of NumPy arrays) as global arrays with rows split over the devices."""
     sharding = rows(mesh)

@@ -75,5 +75,5 @@ def make_plan(
         raise InputError(
             f"config.loop.best={loop.best!r}: expected 'max NAME' or 'min NAME', like 'max dice/foreground'"
         )
-    make = state_maker(task.init, optimizer, seed=config.seed, ema=optimizer.ema > 0)
+    make = state_maker(task.init, optimizer, seed=config.seed, ema=optimizer.averages)
     return Plan(config, task, loop, mesh, optimizer, steps, every, make, task.abstract_batch)

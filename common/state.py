@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from common import keys
-from common.mesh import replicated
+from common.mesh import replicated, rows
 from common.optimizer import Optimizer
 
 
@@ -17,7 +17,7 @@ from common.optimizer import Optimizer
 @dataclasses.dataclass(frozen=True)
 class TrainState:
     """step: int32 scalar, steps done. params, opt_state: pytrees. model_state: dict of batch statistics and carries.
-    ema: an exponential average of params, or {} where none is kept."""
+    ema: an average of params (exponential, or the mean since a trigger), or {} where none is kept."""
 
     step: Any
     params: Any
@@ -34,6 +34,15 @@ class TrainState:
         return self.ema or self.params
 
 
+def state_shardings(model_state: dict[str, Any], mesh: Mesh) -> TrainState:
+    """How a state lies on a mesh, as a prefix of its pytree: the rows of model_state["carry"] are split like those of a
+    batch, all else is whole on every device. Of `model_state` only its keys count."""
+    whole = replicated(mesh)
+    return TrainState(
+        whole, whole, {name: rows(mesh) if name == "carry" else whole for name in model_state}, whole, whole
+    )
+
+
 def state_maker(init: Callable, optimizer: Optimizer, *, seed: int, ema: bool) -> Callable:
     """A function of one abstract or real batch that makes the state: pure, so that eval_shape and jit both take it."""
 
@@ -47,15 +56,18 @@ def state_maker(init: Callable, optimizer: Optimizer, *, seed: int, ema: bool) -
 
 def abstract_state(make: Callable, batch, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, without making it: what restoring needs."""
-    sharding = replicated(mesh)
     shapes = jax.eval_shape(make, batch)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+    placed = lambda sharding, part: jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
+    )
+    return jax.tree.map(placed, state_shardings(shapes.model_state, mesh), shapes)
 
 
 def create_state(make: Callable, batch, mesh: Mesh) -> TrainState:
     """The state, born under jit on the devices that will hold it. `batch` needs shapes and dtypes only."""
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-    return jax.jit(make, out_shardings=replicated(mesh))(zeros)
+    keys_of_model_state = jax.eval_shape(make, batch).model_state
+    return jax.jit(make, out_shardings=state_shardings(keys_of_model_state, mesh))(zeros)
 
 
 def transplant(source, target) -> tuple[Any, list[str]]:

@@ -33,6 +33,10 @@ class Task(NamedTuple):
     On the host:
       train_source(split) -> Source of whole examples; crop(example, rng) -> what a row of a batch holds
       eval_source(split) -> Source of rows of one fixed shape
+      train_batch(seed, step, rows) -> the rows `rows` (a slice) of the global batch of the 0-based `step`, a dict of NumPy
+        arrays, where batches are no independent draws of examples (streams of text, buckets of like length); called by
+        several threads at once, so it must be pure; its shapes may differ between steps. None: shuffled examples of
+        train_source("train"). Either way an epoch is len(train_source("train")) / batch_size steps.
       scores(metrics) -> {name: number} of merged metrics; alarms(metrics) -> lines of warning
       scores_of_images(apply, split) -> {name: number} that need more than merged metrics, after training
       check() -> lines on what is wrong with the data, each with its cure
@@ -40,6 +44,9 @@ class Task(NamedTuple):
       predict_files(apply, paths, output, **options) -> paths of the files written
       picture(run, split, metrics) -> [H, W, 3] uint8, a few answers side by side, for documents
       pages(run, split, metrics) -> [(title, HTML)], the model's own sections of the report
+    model_state is a dict; its entry "carry", where there is one, holds one row for each row of the training batch (recurrent
+    carries) and lies on the devices like the batch; `evaluate` and `predict` get it too, and must start from a fresh one.
+    A batch that holds "rate" (float32 [rows], all equal) scales the learning rate of its step.
     abstract_batch: shapes and dtypes of a training batch, from the config alone.
     compiler_options: XLA's, for the programs of this task.
     """
@@ -52,6 +59,7 @@ class Task(NamedTuple):
     train_source: Callable[[str], Source]
     eval_source: Callable[[str], Source]
     scores: Callable[[Mapping[str, Any]], dict[str, float]]
+    train_batch: Callable[[int, int, slice], dict[str, Any]] | None = None
     compiler_options: Mapping[str, Any] = MappingProxyType({})
     crop: Callable = lambda example, rng: example
     augment: Callable | None = None

@@ -13,7 +13,10 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
 
 
 def parse_with_config(arguments: argparse.ArgumentParser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
-    """The flags, and the config of `--config FILE[:variant]` with its overrides; a left-over word is wrong usage (exit 2)."""
+    """The flags, and the config of `--config FILE[:variant]` with its overrides; a left-over word is wrong usage (exit 2).
+
+    flags.overrides lists them, as ['--config.section.key=VALUE', ...].
+    """
     arguments.add_argument(
         "--config", required=True, metavar="FILE[:VARIANT,...]", help="a config file, like configs/unet_brain.py:smoke"
     )
@@ -30,4 +33,5 @@ def parse_with_config(arguments: argparse.ArgumentParser, argv: Sequence[str]) -
             if value is None or value.startswith("--"):
                 arguments.error(f"{word}: a value is missing; write {word}=VALUE")
         overrides.append((key, value))
+    flags.overrides = [f"--config.{key}={value}" for key, value in overrides]
     return flags, load_config(flags.config, overrides)

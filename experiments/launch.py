@@ -2,9 +2,10 @@
 
 import ctypes
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from common.errors import InputError
@@ -22,6 +23,19 @@ def prepare_process() -> None:
     if cache != "off":
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
         os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    if virtual_devices(os.environ) > 1:
+        import jax  # its configuration alone: no environment variable sets this
+
+        # On few cores two programs with collectives in flight can wait for each other's threads for ever: one at a time.
+        # jax reads this once, when it opens the CPU: too late where a mesh is made.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def virtual_devices(environ: Mapping[str, str]) -> int:
+    """How many devices the CPU is asked to be, by XLA_FLAGS or JAX_NUM_CPU_DEVICES."""
+    forced = re.findall(r"--xla_force_host_platform_device_count=(\d+)", environ.get("XLA_FLAGS", ""))
+    asked = environ.get("JAX_NUM_CPU_DEVICES", "").strip()
+    return max(int(forced[-1]) if forced else 1, int(asked) if asked.isdigit() else 1)
 
 
 def keep_freed_memory() -> None:

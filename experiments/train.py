@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 from common import loop
 from common.checkpoint import Checkpoints
 from common.config import to_json
@@ -17,6 +20,7 @@ from common.log import command_line, read_lines
 from common.record import write_result
 from common.run import load_run
 from common.state import TrainState, transplant
+from common.step import divide
 from experiments.arguments import parse_with_config, parser
 from experiments.evaluate import evaluate_run
 from experiments.tasks import make_task
@@ -52,7 +56,7 @@ def main(argv: list[str]) -> int:
             return code
         scored.append((workdir, evaluate_run(load_run(workdir), config.loop.score_split)))
     if flags.record:
-        record(flags.record, config, seeds, scored)
+        record(flags.record, config, seeds, scored, overrides=flags.overrides)
     return 0
 
 
@@ -83,15 +87,20 @@ def initial_from(source: Path, allow_missing: bool):
             )
         for line in missing:
             print(f"starts fresh: {line}", file=sys.stderr)
-        model_state, _ = transplant(run.model_state, state.model_state)
+        statistics, _ = transplant(divide(run.model_state)[0], divide(state.model_state)[0])
         return dataclasses.replace(
-            state, params=params, model_state=model_state, ema=params if state.ema else state.ema
+            state,
+            params=params,
+            model_state={**state.model_state, **statistics},  # a carry belongs to the streams of the other run
+            ema=jax.tree.map(jnp.copy, params) if state.ema else state.ema,  # the step takes each buffer over once
         )
 
     return initial
 
 
-def record(name: str, config, seeds: list[int], scored: list[tuple[Path, dict[str, float]]], **more) -> None:
+def record(
+    name: str, config, seeds: list[int], scored: list[tuple[Path, dict[str, float]]], *, overrides=(), **more
+) -> None:
     """Writes experiments/results/NAME.json: scores of all seeds, minutes, the curve of the first, and what `more` adds."""
     minutes = []
     for workdir, _ in scored:
@@ -102,7 +111,7 @@ def record(name: str, config, seeds: list[int], scored: list[tuple[Path, dict[st
         path,
         name=name,
         config=json.loads(to_json(config)),
-        overrides=[word for word in sys.argv[1:] if word.startswith("--config.")],
+        overrides=overrides,
         command=" ".join(command_line()),
         minutes=sum(minutes),
         seeds=seeds,

@@ -168,3 +168,48 @@ def test_cache_under_threads():
     [t.start() for t in threads]
     [t.join() for t in threads]
     assert not wrong and held.held == 50 * 24
+
+
+def numbers(seed, step, rows):
+    return {"place": np.array([[seed, step, row] for row in range(rows.start, rows.stop)])}
+
+
+def batches_by_step(count, processes=1, start=0, threads=2):
+    """The first `count` global batches of `numbers`: rows of all processes, one after the other."""
+    groups = []
+    for p in range(processes):
+        place = {"process": p, "processes": processes}
+        with data.batches_by_step(numbers, seed=3, batch_size=4, start=start, threads=threads, **place) as part:
+            groups.append([next(part)["place"] for _ in range(count)])
+    return [np.concatenate(rows) for rows in zip(*groups, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("processes", "start", "threads"), [(1, 0, 2), (2, 0, 0), (4, 0, 1), (1, 5, 2), (2, 1_000_000, 2)]
+)
+def test_batches_by_step_are_those_rows_of_that_step(processes, start, threads):
+    for t, rows in enumerate(batches_by_step(7, processes, start, threads), start):
+        assert rows.tolist() == [[3, t, row] for row in range(4)]
+
+
+def test_batches_by_step_may_differ_in_shape_and_are_read_ahead_by_threads():
+    seen = []
+
+    def batch(seed, step, rows):
+        seen.append(threading.get_ident())
+        return {"x": np.zeros((rows.stop - rows.start, 1 + step % 3))}
+
+    with data.batches_by_step(batch, seed=0, batch_size=2, threads=2, buffer=4) as batches:
+        assert [next(batches)["x"].shape for _ in range(4)] == [(2, 1), (2, 2), (2, 3), (2, 1)]
+        time.sleep(0.1)
+        assert 5 <= len(seen) <= 10 and threading.get_ident() not in seen
+
+
+def test_batches_by_step_pass_on_what_reading_raises_and_check_the_size():
+    def refuse(seed, step, rows):
+        raise InputError("a.txt: not UTF-8; convert it")
+
+    with data.batches_by_step(refuse, seed=0, batch_size=2) as batches, pytest.raises(InputError, match="not UTF-8"):
+        next(batches)
+    with pytest.raises(InputError, match=r"config.data.batch_size=6: .* use a multiple of 4"):
+        data.batches_by_step(numbers, seed=0, batch_size=6, processes=4)

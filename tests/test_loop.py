@@ -15,6 +15,7 @@ from common.log import Clock, read_lines
 from common.plan import make_plan
 from common.state import abstract_state, create_state
 from common.step import make_eval_step
+from experiments import arguments
 from tests.toy import make_config, make_task
 
 
@@ -183,3 +184,10 @@ def test_the_loop_makes_no_hidden_transfer(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "make_train_step", guarded)
     assert loop.train(make_config(loop__duration="4 steps"), make_task(), tmp_path, quiet=True) == 0
     assert math.isfinite(scores_of(tmp_path)[-1]["loss"])
+
+
+def test_overrides_of_both_forms_are_kept_for_the_record():
+    words = ["--config", "configs/unet_brain.py:smoke", "--config.seed=3", "--config.data.batch_size", "4"]
+    flags, config = arguments.parse_with_config(arguments.parser("x", ""), words)
+    assert flags.overrides == ["--config.seed=3", "--config.data.batch_size=4"]
+    assert config.seed == 3 and config.data.batch_size == 4

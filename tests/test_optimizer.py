@@ -65,3 +65,20 @@ def test_unknown_names():
         make(name="admw")
     with pytest.raises(InputError, match="'cosin'.*did you mean 'cosine'"):
         make(schedule="cosin")
+
+
+def test_decay_holds_and_then_falls_in_stairs():
+    # Zaremba et al. 2014, medium model: 1.0 for 6 epochs, then divided by 1.2 after each (here 10 steps an epoch).
+    options = {"schedule": "decay", "hold": "60 steps", "decay_every": "10 steps", "factor": 1.2}
+    schedule = make(name="sgd", momentum=0.0, learning_rate=1.0, **options).schedule
+    for step in range(100):
+        assert np.isclose(float(schedule(step)), 1.2 ** -max(step // 10 - 5, 0), rtol=1e-6)
+    assert np.isclose(float(jax.jit(schedule)(jnp.int32(65))), 1 / 1.2, rtol=1e-6)
+    warm = make(learning_rate=1.0, warmup="20 steps", **options).schedule
+    assert np.isclose(warm(10), 0.5) and np.isclose(warm(59), 1.0) and np.isclose(warm(60), 1 / 1.2)  # from step 0
+    late = make(learning_rate=1.0, warmup="70 steps", **options).schedule
+    assert np.isclose(late(75), 1.2**-2) and np.isclose(late(35), 0.5)
+    with pytest.raises(InputError, match="config.optimizer.factor=0.0"):
+        make(schedule="decay", factor=0.0)
+    with pytest.raises(InputError, match="'decoy'.*did you mean 'decay'"):
+        make(schedule="decoy")

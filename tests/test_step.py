@@ -10,6 +10,7 @@ from common.errors import InputError
 from common.plan import make_plan
 from common.state import create_state, transplant
 from common.step import make_eval_step, make_train_step, train_step
+from experiments import launch
 from tests.toy import make_config, make_task
 
 
@@ -159,3 +160,16 @@ def test_transplant_names_what_does_not_fit():
     np.testing.assert_array_equal(params["a"], 1)
     np.testing.assert_array_equal(params["head"], 0)
     assert [line.split(":")[0] for line in missing] == ["head", "new"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "count"),
+    [
+        ({}, 1),
+        ({"JAX_NUM_CPU_DEVICES": "4"}, 4),
+        ({"XLA_FLAGS": "--xla_a=1 --xla_force_host_platform_device_count=8"}, 8),
+        ({"JAX_NUM_CPU_DEVICES": "", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}, 1),
+    ],
+)
+def test_the_devices_that_a_cpu_is_asked_to_be_are_known_before_jax_is(environ, count):
+    assert launch.virtual_devices(environ) == count
