@@ -3,7 +3,7 @@
 .DELETE_ON_ERROR:
 
 PY := .venv/bin/python
-RUN := runs/demo/unet_brain
+RUN := runs/demo
 
 demo: .venv/ready
 	$(PY) -m experiments.demo --workdir $(RUN)
@@ -21,6 +21,7 @@ lint: .venv/ready
 bench: .venv/ready .venv-peers/ready
 	$(PY) -m experiments.bench unet_ops --json experiments/results/bench_unet_ops.json
 	$(PY) -m experiments.bench unet --against flax,torch --json experiments/results/bench_unet.json
+	$(PY) -m experiments.bench lstm --against flax,torch,keras --json experiments/results/bench_lstm.json
 
 results: .venv/ready
 	$(PY) -m experiments.results

@@ -18,20 +18,21 @@ from rich.table import Table
 
 from common.errors import InputError
 from common.record import machine, versions, write_result
-from experiments import bench_ops, bench_unet
+from experiments import bench_lstm, bench_ops, bench_unet
 from experiments.arguments import parser
 
 # name -> (function of the candidates to compare with and the number of rounds, those it knows)
 BENCHMARKS: dict[str, tuple[Callable[[Sequence[str], int], list[dict[str, Any]]], tuple[str, ...]]] = {
     "unet_ops": (bench_ops.measure, ("flax",)),
     "unet": (bench_unet.measure, ("flax", "torch")),
+    "lstm": (bench_lstm.measure, ("flax", "torch", "keras")),
 }
 
 
 def main(argv: list[str]) -> int:
     arguments = parser("experiments.bench", "Times this project's programs beside those of its peers.")
     arguments.add_argument("name", metavar="NAME", help=", ".join(BENCHMARKS))
-    arguments.add_argument("--against", default="flax", metavar="A,B", help="peers: flax, torch (default: flax)")
+    arguments.add_argument("--against", default="flax", metavar="A,B", help="peers: flax, torch, keras (default: flax)")
     arguments.add_argument("--rounds", type=int, default=15, help="timed turns of each candidate (default: 15)")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     flags = arguments.parse_args(argv)
@@ -91,8 +92,8 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
         table.add_row(
             row["case"],
             row["candidate"],
-            f"{1e3 * row['seconds']:.1f}",
-            f"{1e3 * row['fastest']:.1f}",
+            f"{1e3 * row['seconds']:.2f}",
+            f"{1e3 * row['fastest']:.2f}",
             f"{row['seconds'] / ours[row['case']]:.2f}",
             f"{row['compile_seconds']:.1f}" if row["compile_seconds"] is not None else "-",
             end_section=row is rows[-1] or rows[rows.index(row) + 1]["case"] != row["case"],

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from experiments.bench_unet import serve
+from experiments.workers import serve
 from unet.model import UNet
 from unet.ops import compiler_options
 
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         state, value = jax.block_until_ready(program(state, image, label))
         return float(value)
 
-    serve(ready, advance)
+    serve(ready, {"step": advance})
     return 0
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from common.errors import InputError
-from experiments import bench, bench_ops, bench_unet
+from experiments import bench, bench_lstm, bench_ops, bench_unet, workers
 
 
 def test_take_turns_interleaves_and_leaves_the_warm_up_out():
@@ -35,7 +35,12 @@ def test_unet_ops_runs_and_writes_its_result(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("words", "named"),
-    [(["nothing"], "nothing"), (["unet", "--against", "keras"], "keras"), (["unet_ops", "--rounds", "0"], "rounds")],
+    [
+        (["nothing"], "nothing"),
+        (["unet", "--against", "keras"], "keras"),
+        (["lstm", "--against", "haste"], "haste"),
+        (["unet_ops", "--rounds", "0"], "rounds"),
+    ],
 )
 def test_bad_arguments_are_said_in_one_line(words, named):
     with pytest.raises(InputError, match=named) as error:
@@ -46,10 +51,19 @@ def test_bad_arguments_are_said_in_one_line(words, named):
 def test_missing_environment_of_pytorch_names_the_cure(monkeypatch):
     monkeypatch.setitem(os.environ, "PEERS_PYTHON", "/nowhere/python")
     with pytest.raises(InputError, match="make .venv-peers"):
-        bench_unet.peers_python()
+        workers.torch_command("bench_torch.py")
 
 
 @pytest.mark.slow
 def test_ours_and_stock_flax_are_the_same_network():
     rows = bench_unet.measure(["flax"], 1)
     assert {row["parameters"] for row in rows} == {7_762_498}
+
+
+@pytest.mark.slow
+def test_lstm_candidates_take_turns_and_are_of_one_size(monkeypatch):
+    monkeypatch.setattr(bench_lstm, "SHAPES", [(2, 5, 3, 4)])
+    rows = bench_lstm.measure(["flax"], 1)
+    assert [row["candidate"] for row in rows] == ["ours", "flax", "flax_optimized"] * 2
+    assert {row["case"] for row in rows} == {"2,5,3,4 forward", "2,5,3,4 forward + backward"}
+    assert all(row["parameters"] == 4 * 4 * (3 + 4 + 1) for row in rows)
