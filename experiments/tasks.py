@@ -5,9 +5,15 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common.errors import InputError
 from common.task import Task
+from lstm.tasks import classify, language, sentences
 from unet import task as unet_task
 
-TASKS = {"segment": unet_task.make_task}
+TASKS = {
+    "segment": unet_task.make_task,
+    "language": language.make_task,
+    "sentences": sentences.make_task,
+    "classify": classify.make_task,
+}
 
 
 def make_task(config: ConfigDict) -> Task:
