@@ -202,7 +202,9 @@ def make_task(
         predict_files=lambda apply, paths, output, **how: language_files.predict_files(
             apply, parts.vocabulary(), paths, output, windows, **how
         ),
-        pages=lambda run, split, metrics: language_pages.pages(net(), run.params, parts.vocabulary(), metrics),
+        pages=lambda run, split, metrics: language_pages.pages(
+            net(), run.params, parts.vocabulary(), parts.corpus().of(split), metrics
+        ),
     )
 
 

@@ -5,23 +5,31 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Integer
 
 from common.report import number_table
+from lstm import pages as memory_pages
 from lstm.data import text as texts
 from lstm.decode import generate
 
+SHOWN = {"characters": 400, "words": 150}  # tokens of the split under the heat map of the memories
 LENGTH = {"characters": 480, "words": 100}
 TEMPERATURES = (0.5, 0.8, 1.0)
 
 
-def pages(net: Any, params: Any, vocabulary: texts.Vocabulary, metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The sections (title, HTML) of a run."""
+def pages(
+    net: Any, params: Any, vocabulary: texts.Vocabulary, tokens: Integer[np.ndarray, " n"], metrics: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """The sections (title, HTML) of a run; `tokens` are those of the split."""
+    read = tokens[: SHOWN[vocabulary.level]].tolist()
+    words = [vocabulary.entries[token] for token in read]
     return [
         ("Written by the model", samples(net, params, vocabulary)),
         (
             "Where the loss is",
             hardest(vocabulary, np.asarray(metrics["tokens"].total), np.asarray(metrics["tokens"].count)),
         ),
+        *memory_pages.memory_sections(net, params, read, words),
     ]
 
 
