@@ -44,7 +44,7 @@ def defaults() -> ConfigDict:
     config.optimizer.momentum = 0.0  # of sgd
     config.optimizer.b2 = 0.999  # of adam and adamw: how slowly the mean of squares forgets
     config.optimizer.ema = 0.0  # decay of an exponential average of the parameters, which is then evaluated
-    config.optimizer.average_after = 0  # NT-ASGD: evaluations without a better score before their mean is kept; 0: never
+    config.optimizer.average_after = 0  # NT-ASGD: evaluations without a better score, then a mean is kept; 0: never
     config.optimizer.accumulate = 1
 
     config.loop = ConfigDict()  # the fields of common.plan.Loop
@@ -80,7 +80,7 @@ def language() -> ConfigDict:
     config.model.init_scale = 0.0  # all parameters start in [-scale, scale]; 0: each kind as is usual
     config.model.learned_initial = False  # the first state is learned, not zero
 
-    config.data.source = "files"  # or source_text, tiny_shakespeare, ptb, made
+    config.data.source = "files"  # or source_text, tiny_shakespeare, ptb, imdb, made
     config.data.level = "characters"  # or "words"
     config.data.alphabet = ""  # the characters of the vocabulary; empty: those of the training text
     config.data.unknown = False  # other characters become one entry of their own; False: they are an error

@@ -65,7 +65,79 @@ def em() -> str:
     return markdown(["slices 24-29", *names], [row + [value(result["scores"][n], 4) for n in names]])
 
 
-PEERS = {"flax": "stock Flax", "torch": "PyTorch"}
+def source_text() -> str:
+    result = read("lstm_source_text")
+    names = ["nats_per_character", "bits_per_character", "perplexity"]
+    rows = [[name] + [f"{scores[n]:.3f}" for n in names] for name, scores in result["baselines"].items()]
+    rows.append([f"**LSTM** ({result['minutes']:.1f} minutes)"] + [value(result["scores"][n]) for n in names])
+    return markdown(["held-out files", *names], rows)
+
+
+# Result, score, digits, what ours is, and the numbers beside it with their source.
+SEQUENCES = [
+    (
+        "lstm_shakespeare",
+        "nats_per_character",
+        3,
+        "tiny Shakespeare, validation, nats per character",
+        "6-layer transformer of 10.7 M parameters 1.470 (nanoGPT); minGRU 1.548 (Feng et al. 2024)",
+    ),
+    ("lstm_ptb", "perplexity", 1, "Penn Treebank, 2 x 200, test perplexity", "114.5 (Zaremba et al. 2014, 2 x 200)"),
+    (
+        "lstm_imdb",
+        "accuracy",
+        4,
+        "IMDB reviews, test accuracy",
+        "plain LSTM 0.865, pre-trained SA-LSTM 0.928 (Dai & Le 2015)",
+    ),
+    (
+        "lstm_imdb_pretrained",
+        "accuracy",
+        4,
+        "the same, pre-trained as a language model of the reviews",
+        "pre-trained SA-LSTM 0.928 (Dai & Le 2015)",
+    ),
+    (
+        "lstm_sst2",
+        "accuracy",
+        4,
+        "SST-2, sentences alone, test accuracy",
+        "CNN-rand 0.835, trained on phrases too (Kim 2014)",
+    ),
+    (
+        "lstm_vowels",
+        "accuracy",
+        4,
+        "Japanese Vowels, test accuracy",
+        "LSTM-FCN 0.99, MLSTM-FCN 1.00 (Karim et al. 2019)",
+    ),
+]
+
+
+def sequences() -> str:
+    """A row for each recorded result of a sequence task, with its baselines."""
+    rows = []
+    for name, score, digits, what, published in SEQUENCES:
+        if not (RESULTS / f"{name}.json").exists():
+            continue
+        result = read(name)
+        seeds = len(result["seeds"])
+        ours = f"**{value(result['scores'][score], digits)}** ({seeds} seed{'s' * (seeds > 1)}, {result['minutes']:.0f} minutes)"
+        baselines = [
+            f"{other} {scores[score]:.{digits}f}"
+            for other, scores in result.get("baselines", {}).items()
+            if score in scores
+        ]
+        rows.append([what, ours, "; ".join(baselines), published])
+    return markdown(["task", "LSTM, this code", "baselines, same split", "published"], rows)
+
+
+PEERS = {
+    "flax": "stock Flax",
+    "flax_optimized": "Flax OptimizedLSTMCell",
+    "torch": "PyTorch",
+    "keras": "Keras on JAX",
+}
 
 
 def bench_rows(name: str, peers: list[str]) -> str:
@@ -89,6 +161,9 @@ TABLES = {
     "em": em,
     "speed": lambda: bench_rows("bench_unet", ["flax", "torch"]),
     "layers": lambda: bench_rows("bench_unet_ops", ["flax"]),
+    "source_text": source_text,
+    "sequences": sequences,
+    "recurrence": lambda: bench_rows("bench_lstm", ["flax", "flax_optimized", "torch", "keras"]),
 }
 
 

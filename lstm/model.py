@@ -156,16 +156,9 @@ class Stack(nn.Module):
             arguments["recurrent_mask"] = dropped(self.make_rng("dropout"), ones, self.recurrent_dropout)
         if any(pair(self.zoneout)):
             rates = {name: rate for name, rate in zip("hc", pair(self.zoneout), strict=True) if name in widths}
-            arguments["zoneout"] = {
-                name: (
-                    jax.random.bernoulli(self.make_rng("dropout"), rate, (batch, steps, widths[name])).astype(
-                        jnp.float32
-                    )
-                    if train
-                    else rate
-                )
-                for name, rate in rates.items()
-            }
+            draw = lambda name, rate: jax.random.bernoulli(self.make_rng("dropout"), rate, (batch, steps, widths[name]))
+            kept = lambda name, rate: draw(name, rate).astype(jnp.float32)
+            arguments["zoneout"] = {name: kept(name, rate) for name, rate in rates.items()} if train else rates
         return arguments
 
 

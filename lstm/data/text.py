@@ -187,11 +187,19 @@ def made_text(*, sentences: int = 3000) -> dict[str, Documents]:
     return {split: [(f"made-{split}", draw(count))] for split, count in counts.items()}
 
 
+def imdb(*, root: str, held_out: float = 0.1) -> dict[str, Documents]:
+    """IMDB's reviews, a line each, without their labels: the parts of `lstm.data.reviews.from_imdb`."""
+    from lstm.data.reviews import imdb_documents  # it imports this module
+
+    return imdb_documents(root=root, held_out=held_out)
+
+
 SOURCES = {
     "files": from_files,
     "source_text": source_text,
     "tiny_shakespeare": tiny_shakespeare,
     "ptb": penn_treebank,
+    "imdb": imdb,
     "made": made_text,
 }
 

@@ -39,11 +39,11 @@ def make_task(
     configs.check_keys(lambda: None, "augment", augment)
     options = configs.call(classification, "task", task)
     names = options["class_names"]
+    reads = reading(**data)
+    reader = open_reader(reads, configs.check_keys(Classifier, "model", model), names)
     net = configs.call(Classifier, "model", {"classes": len(names), **model})
     if net.classes != len(names):
         raise InputError(f"config.model.classes={net.classes}: config.task.class_names has {len(names)}; leave it out")
-    reads = reading(**data)
-    reader = open_reader(reads, model, names)
     sequences, batches = open_sources(reads, reader)
 
     def init(key, batch):
@@ -70,6 +70,7 @@ def make_task(
         return {"probabilities": jax.nn.softmax(logits, axis=-1), "shares": shares}
 
     bounds = check_bounds(reads["buckets"], reads["max_length"])
+    whole = lambda metrics: scoring.Answers(*(getattr(metrics["answers"], f) for f in scoring.Answers._fields))
     answer = lambda apply, arrays: answers_of(apply, arrays, bounds, reads["eval_batch_size"] or reads["batch_size"])
     return Task(
         abstract_batch=abstract_batch(net, reads),
@@ -91,13 +92,13 @@ def make_task(
             lambda items: answer(apply, reader.encode(items)), reader, paths, output, names
         ),
         picture=lambda run, split, metrics: classify_pages.picture(
-            samples(run.apply, metrics, sequences(split), answer, reader, count=4), names, reader.texts
+            samples(run.apply, whole(metrics), sequences(split), answer, reader, count=4), names, reader.texts
         ),
         pages=lambda run, split, metrics: classify_pages.pages(
             run,
             split,
-            metrics["answers"],
-            samples(run.apply, metrics, sequences(split), answer, reader, count=9),
+            whole(metrics),
+            samples(run.apply, whole(metrics), sequences(split), answer, reader, count=9),
             names,
             reader.texts,
         ),
@@ -167,10 +168,11 @@ def answers_of(
     return found
 
 
-def samples(apply, metrics, source, answer: Callable, reader: Reader, count: int) -> list[dict[str, Any]]:
+def samples(
+    apply, answers: scoring.Answers, source, answer: Callable, reader: Reader, count: int
+) -> list[dict[str, Any]]:
     """`count` examples of a split with their answers: two thirds of them the most wrong ones, the others spread over the
     right ones from the least sure to the surest."""
-    answers = metrics["answers"]
     real = np.asarray(answers.id) >= 0
     ids, label = np.asarray(answers.id)[real], np.asarray(answers.label)[real]
     probabilities = np.asarray(answers.probabilities)[real]

@@ -21,7 +21,7 @@ def pages(
     net: Any, params: Any, vocabulary: texts.Vocabulary, tokens: Integer[np.ndarray, " n"], metrics: Mapping[str, Any]
 ) -> list[tuple[str, str]]:
     """The sections (title, HTML) of a run; `tokens` are those of the split."""
-    read = tokens[: SHOWN[vocabulary.level]].tolist()
+    read = np.asarray(tokens[: SHOWN[vocabulary.level]], np.int32)
     words = [vocabulary.entries[token] for token in read]
     return [
         ("Written by the model", samples(net, params, vocabulary)),

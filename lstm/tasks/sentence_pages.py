@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from ml_collections import ConfigDict
 
 from common import config as configs
 from common.errors import InputError
@@ -18,7 +19,7 @@ from lstm.data.sentences import FACTS, Passage
 
 LECTURE = (
     "Steve is my co-worker. The bus was late on Friday. His wife, Lauren, lives in Vienna. She went to culinary school. "
-    "We talked about engines on Monday. My cousin told me last week that she has a passion for cooking."
+    "We talked about flying on Monday. My cousin told me last week that she has a passion for cooking."
 )
 AGES = {"1 to 10": (1, 10), "11 to 25": (11, 25), "over 25": (26, 10**6)}  # words since it was told
 MEANING = {
@@ -50,10 +51,10 @@ def sections(
     ]
 
 
-def label(model: Mapping[str, Any]) -> str:
-    """What a run is called beside others: its cell, and a forget bias that is not 1."""
-    bias = dict(model.get("options") or {}).get("forget_bias", 1.0)
-    return f"{model['cell'].upper()}{'' if bias == 1 else f', forget bias {bias:g}'}"
+def label(model: ConfigDict) -> str:
+    """What a run is called beside others: its cell, and the forget bias that its config names."""
+    bias = dict(model.get("options") or {}).get("forget_bias")
+    return f"{model['cell'].upper()}{'' if bias is None else f', forget bias {bias:g}'}"
 
 
 def beside(run: Run) -> dict[str, Run]:
@@ -106,7 +107,7 @@ def lag_section(answers: Mapping[str, Any], fit: Sequence[Passage], held_out: Se
         rows[name] = [*(a["right"].sum(1) / np.maximum(a["asked"].sum(1), 1)), None]
     text = (
         "A pronoun and the topic that a subject has a passion for can only be known from what was told some words before. "
-        "Each answer is chosen among the words that fit: 2 pronouns, 8 topics. 'Last named' takes whatever was named last."
+        "Each answer is chosen among the words that fit: 2 pronouns, 5 topics. 'Last named' takes whatever was named last."
     )
     table = pages.score_table(["without a memory, and the nets", *columns], rows)
     return f"<p>{text}</p>{pages.lag_charts(curves)}<h3>Beside what needs no memory</h3>{table}"

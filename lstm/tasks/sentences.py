@@ -33,13 +33,22 @@ class Answers(NamedTuple):
         )
 
 
+def options(*, embedding: float = 3.0) -> dict[str, float]:
+    """The section `task`. embedding: words start from U(-embedding, embedding).
+
+    The usual small start (0.1) is a saddle: words that are nearly the same put nearly nothing into the memory, and what
+    the topic is takes several times as many steps to be kept.
+    """
+    return locals()
+
+
 def reading(
     *,
     batch_size: int = 32,
     eval_batch_size: int = 0,
     threads: int = 2,
     cache_mb: int = 0,
-    length: int = 128,
+    length: int = 96,
     passages: int = 1_000_000,
     eval_passages: int = 1000,
     seed: int = 0,
@@ -58,11 +67,9 @@ def make_task(
     *, task: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any], augment: Mapping[str, Any]
 ) -> Task:
     """The Task of a config. Raises InputError for keys and values that do not fit."""
-    for section, given in (("task", task), ("augment", augment)):
-        if given:
-            raise InputError(
-                f"config.{section}.{next(iter(given))}: made passages take no keys in {section}; leave it out"
-            )
+    if augment:
+        raise InputError(f"config.augment.{next(iter(augment))}: made passages are not augmented; leave it out")
+    spread = configs.call(options, "task", task)["embedding"]
     data = configs.call(reading, "data", data)
     net = language_model(model)
     source = functools.cache(
@@ -76,7 +83,10 @@ def make_task(
     source("train")
 
     def init(key, batch):
-        return net.init({"params": key}, batch["tokens"][:, :-1])["params"], {}
+        params = net.init({"params": key}, batch["tokens"][:, :-1])["params"]
+        first = jax.random.fold_in(key, 1)
+        words = jax.random.uniform(first, params["embedding"].shape, minval=-spread, maxval=spread)
+        return {**params, "embedding": words}, {}
 
     def logits_of(params, batch, **how):
         return net.apply({"params": params}, batch["tokens"][:, :-1], **how)[0]

@@ -1,0 +1,69 @@
+"""Scores of simple methods beside a run: python -m experiments.baselines --workdir runs/imdb [--split test] [--record NAME]
+
+Writes WORKDIR/baselines-SPLIT.json, which the report shows; with --record, adds the methods to experiments/results/NAME.json,
+which `experiments.train --record NAME` has written. Runs of `classify` configs; their data is read again.
+"""
+
+from experiments import launch
+
+# isort: split
+import json
+from pathlib import Path
+
+from common import config as configs
+from common.errors import InputError
+from common.record import write_json
+from common.run import read_config
+from experiments.arguments import parser
+from experiments.evaluate import print_scores
+from lstm.baselines import baselines
+from lstm.data.labelled import NoPart
+from lstm.tasks.classify import classification
+from lstm.tasks.classify_data import open_reader, reading
+
+SHOWN = ("loss", "accuracy", "f1/macro", "auroc")
+
+
+def main(argv: list[str]) -> int:
+    arguments = parser("experiments.baselines", "Scores simple methods on the data of a classifier's run.")
+    arguments.add_argument("--workdir", required=True, type=Path, help="the run folder")
+    arguments.add_argument("--split", default="", help="default: the config's loop.score_split")
+    arguments.add_argument("--record", metavar="NAME", help="add them to experiments/results/NAME.json")
+    flags = arguments.parse_args(argv)
+    config = read_config(flags.workdir)
+    split = flags.split or config.loop.score_split
+    path = Path("experiments/results") / f"{flags.record}.json"
+    if flags.record and not path.exists():
+        raise InputError(
+            f"--record {flags.record}: {path} is missing; experiments.train --record {flags.record} writes it"
+        )
+    rows = of_run(config, split)
+    own = flags.workdir / f"evaluation-{split}.json"
+    shown = {**rows, "LSTM": json.loads(own.read_text())} if own.exists() else rows
+    for name, scores in shown.items():
+        print_scores(f"{name}  {split}", {key: scores[key] for key in SHOWN if scores.get(key) is not None})
+    table = {name: {key: s[key] for key in SHOWN if s.get(key) is not None} for name, s in shown.items()}
+    write_json(flags.workdir / f"baselines-{split}.json", table)
+    if flags.record:
+        write_json(path, {**json.loads(path.read_text()), "baselines": rows})
+    return 0
+
+
+def of_run(config, split: str) -> dict[str, dict[str, float]]:
+    """{method: scores} of a `classify` config's data on a split, fitted to its training part."""
+    sections = {name: configs.kwargs(config[name]) for name in ("task", "model", "data")}
+    name = sections["task"].pop("name")
+    if name != "classify":
+        raise InputError(f"config.task.name={name!r}: baselines are for 'classify'")
+    options = configs.call(classification, "task", sections["task"])
+    reader = open_reader(reading(**sections["data"]), sections["model"], options["class_names"])
+    try:
+        validation = reader.labelled("validation")
+    except NoPart:
+        validation = None
+    parts = reader.labelled("train"), validation, reader.labelled(split)
+    return baselines(*parts, options["class_names"], texts=reader.texts)
+
+
+if __name__ == "__main__":
+    launch.run(main)
