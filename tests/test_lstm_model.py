@@ -161,9 +161,9 @@ def test_padding_changes_nothing(bidirectional):
     y, carry = run(model, variables, noise, lengths=lengths)
     by_mask, _ = run(model, variables, noise, mask=jnp.arange(T)[None] < lengths[:, None])
     equal(y, by_mask)
-    short, end = run(model, variables, X[1:2, :3])
-    equal(y[1:2, :3], short)
-    equal(jax.tree.map(lambda x: x[1:2], carry), end)
+    short, end = run(model, variables, X[:, :3])
+    equal(y[1, :3], short[1])
+    equal(jax.tree.map(lambda x: x[1], carry), jax.tree.map(lambda x: x[1], end))
     assert not y[1, 3:].any() and not y[2].any()
     equal(jax.tree.map(lambda x: x[2:], carry), model.apply(variables, 1, method="initial_carry"))
 

@@ -110,6 +110,20 @@ def test_a_text_is_a_function_of_its_seed_and_row(net_and_params):
     assert not np.array_equal(long, joined(net, params, [[1], [1], [1]], length=decode.CHUNK * 2 + 5, temperature=1.0))
 
 
+def test_every_place_and_row_has_a_draw_of_its_own(net_and_params):
+    net, params = net_and_params
+    even = jax.tree.map(jnp.zeros_like, params)  # every token is as likely at every place
+    drawn = joined(net, even, [[1]] * 8, length=decode.CHUNK * 8, temperature=1.0)
+    share = np.bincount(drawn.reshape(-1), minlength=V) / drawn.size
+    np.testing.assert_allclose(share, 1 / V, atol=4 * np.sqrt(1 / V / drawn.size))
+    pairs = [
+        (drawn[0], drawn[1]),
+        (drawn[:, :-1], drawn[:, 1:]),
+        (drawn[:, : decode.CHUNK], drawn[:, decode.CHUNK :][:, : decode.CHUNK]),
+    ]
+    assert all(np.mean(a == b) < 0.2 for a, b in pairs)
+
+
 def test_forbidden_tokens_are_never_drawn(net_and_params):
     net, params = net_and_params
     allowed = np.arange(V) % 2 == 0
