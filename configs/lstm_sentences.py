@@ -2,7 +2,6 @@
 
     python -m experiments.train  --config configs/lstm_sentences.py     --workdir runs/sentences/lstm
     python -m experiments.train  --config configs/lstm_sentences.py:rnn --workdir runs/sentences/rnn
-    python -m experiments.report --workdir runs/sentences/rnn      # first, so that the other finds its scores
     python -m experiments.report --workdir runs/sentences/lstm     # gates, memories, gradients, probes; both nets
 
 Variants: rnn (the plain recurrent net with the same budget and its own best learning rate), forget0 (forget bias 0),
@@ -21,6 +20,7 @@ def get_config(variant: str = ""):
     config.seed = 0
     config.task = ConfigDict({"name": "sentences"})
     config.task.embedding = 3.0  # words start from U(-this, this): far apart, so that they leave a trace in the memory
+    config.task.answer_weight = 10.0  # of the answers in the training loss; the other words count 1
 
     config.model = ConfigDict()  # the fields of lstm.model.LanguageModel, but the vocabulary
     config.model.embed = 64
@@ -50,7 +50,7 @@ def get_config(variant: str = ""):
     config.optimizer.clip = 1.0
 
     config.loop = ConfigDict()  # the fields of common.plan.Loop
-    config.loop.duration = "3000 steps"
+    config.loop.duration = "1500 steps"
     config.loop.log = "50 steps"
     config.loop.eval = "10%"
     config.loop.save = "10%"

@@ -132,6 +132,18 @@ def sequences() -> str:
     return markdown(["task", "LSTM, this code", "baselines, same split", "published"], rows)
 
 
+def sentences() -> str:
+    """Accuracy of the memory questions by lag, LSTM and plain recurrent net."""
+    bins = ["short", "medium", "long"]
+    rows = []
+    for name, label in (("lstm_sentences", "LSTM"), ("lstm_sentences_rnn", "plain recurrent net")):
+        found = read(name)["scores"]
+        cells = [f"{found[f'accuracy/{kind}/{b}']['mean']:.3f}" for kind in ("pronoun", "topic") for b in bins]
+        rows.append([label, *cells])
+    spans = ["up to 10 words", "11 to 25", "26 and more"]
+    return markdown(["test passages", *(f"{kind}, {span}" for kind in ("pronoun", "topic") for span in spans)], rows)
+
+
 PEERS = {
     "flax": "stock Flax",
     "flax_optimized": "Flax OptimizedLSTMCell",
@@ -163,6 +175,7 @@ TABLES = {
     "layers": lambda: bench_rows("bench_unet_ops", ["flax"]),
     "source_text": source_text,
     "sequences": sequences,
+    "sentences": sentences,
     "recurrence": lambda: bench_rows("bench_lstm", ["flax", "flax_optimized", "torch", "keras"]),
 }
 

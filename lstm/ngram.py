@@ -54,7 +54,9 @@ def look_up(keys, values, wanted) -> Integer[np.ndarray, " N"]:
     return np.where(keys[place] == wanted, values[place], 0)
 
 
-def baseline(train, validation, scored, entries: int, orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)) -> dict[str, float]:
+def baseline(
+    train, validation, scored, entries: int, orders: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7)
+) -> dict[str, float]:
     """Nats a token of `scored`, by the order of `orders` that is best on `validation`."""
     orders = tuple(o for o in orders if entries ** (o + 1) < 2**63)
     tables = fit(train, max(orders), entries)

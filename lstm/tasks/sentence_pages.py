@@ -29,6 +29,7 @@ MEANING = {
     "heard": "the topic of the last remark that does not matter",
 }
 FIT, HELD_OUT, ROWS = 600, 300, 6000  # passages to fit probes to and to read, and states to fit to, at most
+BACK = 45  # words, of a gradient
 Net = tuple[Any, Any]  # a LanguageModel and its parameters
 
 
@@ -221,7 +222,7 @@ def order(rows: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
 
 def gradient_section(nets: Mapping[str, Net], held_out: Sequence[Passage]) -> str:
     """Gradients of the loss at questions about the topic that come late enough."""
-    lags = pages.LAGS
+    lags = BACK
     late = [
         (n, t - 1) for n, p in enumerate(held_out) for t in np.flatnonzero(p.question == sentences.TOPIC) if t > lags
     ]
