@@ -2,9 +2,10 @@
 
 Forward, the input projection of a chunk of steps is one matmul, and the loop does one matmul and one pass over the
 gates for each step. It keeps h and c. Backward, a chunk's gates are computed again by one matmul, the loop does one
-matmul and one pass for each step, and the weight gradients of the chunk are one matmul each. Chunks keep what the loop
-reads in the cache. The three sigmoids and tanh are one tanh over all gates, s(x) = 0.5 tanh(0.5 x) + 0.5, with the inner
-0.5 folded into the weights.
+matmul and one pass for each step, and the weight gradients of the chunk are one matmul each. Short chunks keep what
+the loop reads in the cache; where weights are large, adding up their gradients once a chunk costs more than that saves.
+The three sigmoids and tanh are one tanh over all gates, s(x) = 0.5 tanh(0.5 x) + 0.5, with the inner 0.5 folded into
+the weights.
 """
 
 import functools
@@ -15,7 +16,9 @@ from jaxtyping import Array, Float
 
 from lstm.cells import Carry, Params, matmul
 
-CHUNK_BYTES = 1 << 21  # of the gates of a chunk: about what a core's cache holds
+SMALL_WEIGHTS = 1 << 20  # bytes of W and R: below it, a cache holds them and the gates of a few steps as well
+SHORT_CHUNK = 20  # steps, where weights are small
+CHUNK_BYTES = 1 << 26  # of the gates of a chunk, at most: what is computed again at a time
 
 
 def lstm(params: Params, carry: Carry, steps: dict, initial: Carry, recurrent_mask, *, unroll: int, dtype: str):
@@ -35,8 +38,11 @@ def lstm(params: Params, carry: Carry, steps: dict, initial: Carry, recurrent_ma
     kind = weights["R"].dtype
     flags = {name: steps[name].astype(kind) for name in ("valid", "reset") if name in steps}
     narrow = dtype if jnp.dtype(dtype).itemsize < 4 else str(kind)
-    chunk = min(time, max(1, CHUNK_BYTES // (batch * 4 * hidden * 4)))
-    whole = time - time % chunk
+    small = is_small(weights)
+    target = SHORT_CHUNK if small else max(1, CHUNK_BYTES // (batch * 4 * hidden * 4))
+    pieces = max(1, round(time / target))
+    chunk = time // pieces
+    whole = pieces * chunk
     outputs = []
     for start, stop, size in ((0, whole, chunk), (whole, time, time - whole)):
         if start < stop:
@@ -46,8 +52,17 @@ def lstm(params: Params, carry: Carry, steps: dict, initial: Carry, recurrent_ma
     return (outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs)), rows["carry"]
 
 
+def is_small(weights) -> bool:
+    return (weights["W"].size + weights["R"].size) * 4 < SMALL_WEIGHTS
+
+
 def chunks(x, size: int):
     return x.reshape(-1, size, *x.shape[1:])
+
+
+def rows_of(x):
+    """x as rows: a matmul over two leading axes is slower."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def unchunk(x):
@@ -73,12 +88,21 @@ def restart(carry, now, rows):
 
 
 def forward(weights, x, rows, flags, size: int, unroll: int, dtype: str, keep: bool):
-    """((h, c) at the end, outputs [T, B, H], with `keep` h and c after every step)."""
+    """((h, c) at the end, outputs [T, B, H], with `keep` h and c after every step).
+
+    Where nothing is kept and the weights are small, the projection stays inside the loop: one pass less over memory.
+    """
+    inside = is_small(weights) and not keep
     W, R = weights["W"].astype(dtype), weights["R"].astype(dtype)
+
+    def project(x):
+        z = matmul(rows_of(x), W)
+        return (z + jnp.broadcast_to(weights["b"], z.shape)).reshape(*x.shape[:-1], -1)
 
     def step(carry, now):
         h, c = restart(carry, now, rows)
-        i, f, z, o = gates(jnp.tanh(now["z"] + matmul(masked(h, rows), R)))
+        net = (project(now["x"]) if inside else now["z"]) + matmul(masked(h, rows), R)
+        i, f, z, o = gates(jnp.tanh(net))
         new_c = i * z + f * c
         new_h = o * jnp.tanh(new_c)
         if "valid" not in now:
@@ -89,11 +113,11 @@ def forward(weights, x, rows, flags, size: int, unroll: int, dtype: str, keep: b
         return (h, c), ((out, h, c) if keep else (out,))
 
     def chunk(carry, now):
-        z = matmul(now["x"], W)
-        z = z + jnp.broadcast_to(weights["b"], z.shape)
-        return jax.lax.scan(step, carry, {"z": z} | {name: now[name] for name in flags}, unroll=unroll)
+        return jax.lax.scan(step, carry, {"z": project(now["x"])} | {name: now[name] for name in flags}, unroll=unroll)
 
     start = rows["carry"]["h"], rows["carry"]["c"]
+    if inside:
+        return jax.lax.scan(step, start, {"x": x} | flags, unroll=unroll)
     steps = {"x": chunks(x, size)} | {name: chunks(flag, size) for name, flag in flags.items()}
     carry, kept = jax.lax.scan(chunk, start, steps)
     return carry, tuple(unchunk(y) for y in kept)
@@ -153,12 +177,12 @@ def core_backward(size: int, unroll: int, dtype: str, kept, cotangents):
 
     def chunk(carry, now):
         dh, dc, d_initial, dW, dR, db = carry
-        net = matmul(now["x"], W) + matmul(now[source], R)
-        t = jnp.tanh(net + jnp.broadcast_to(weights["b"], net.shape))
+        net = matmul(rows_of(now["x"]), W) + matmul(rows_of(now[source]), R)
+        t = jnp.tanh(net + jnp.broadcast_to(weights["b"], net.shape)).reshape(*now["x"].shape[:2], -1)
         inner = {"t": t, "c": now["c"], "dy": now["dy"]} | {name: now[name] for name in flags}
         (dh, dc, d_initial), da = jax.lax.scan(step, (dh, dc, d_initial), inner, reverse=True, unroll=unroll)
         da = da.reshape(-1, da.shape[-1])
-        flat = lambda rows: rows.reshape(da.shape[0], -1).T.astype(dtype)
+        flat = lambda x: rows_of(x).T.astype(dtype)
         dW, dR = dW + matmul(flat(now["x"]), da.astype(dtype)), dR + matmul(flat(now[source]), da.astype(dtype))
         dx = matmul(da, WT).reshape(now["x"].shape)
         return (dh, dc, d_initial, dW, dR, db + da.sum(0)), dx

@@ -130,8 +130,13 @@ def test_chunks_change_nothing(x64, implementation, chunk):
 
 
 def test_small_chunks_of_the_fused_lstm(x64, monkeypatch):
-    monkeypatch.setattr("lstm.fused.CHUNK_BYTES", B * 4 * H * 4 * 3)  # chunks of 3 steps, and a rest of 1
+    monkeypatch.setattr("lstm.fused.SHORT_CHUNK", 3)  # two chunks of 3 steps, and a rest of 1
     check("lstm", {}, "custom", everything, unroll=2)
+
+
+def test_large_weights_are_taken_in_one_piece(x64, monkeypatch):
+    monkeypatch.setattr("lstm.fused.SMALL_WEIGHTS", 0)
+    check("lstm", {}, "custom", everything)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn", "peephole"])
