@@ -88,12 +88,13 @@ def language() -> ConfigDict:
     config.data.bptt = 64  # tokens of each stream in a step
     config.data.shift = True  # each epoch cuts the streams elsewhere
     config.data.variable_bptt = False  # lengths drawn around bptt
+    config.data.restart = 0.0  # share of the streams whose state begins anew at a step; for runs of few epochs, 0.02
     return config
 
 
 def smoke_language(config: ConfigDict) -> ConfigDict:
     """The same experiment in seconds on any machine: made sentences, a tiny net, a few steps."""
-    own = ("root", "batch_size", "eval_batch_size", "threads", "level", "bptt", "shift", "variable_bptt")
+    own = ("root", "batch_size", "eval_batch_size", "threads", "level", "bptt", "shift", "variable_bptt", "restart")
     config.data = ConfigDict({name: config.data[name] for name in own})
     config.data.source = "made"
     config.data.alphabet = ""

@@ -22,6 +22,7 @@ def get_config(variant: str = ""):
     config.data.source = "source_text"
     config.data.alphabet = ALPHABET
     config.data.batch_size = 16
+    config.data.restart = 0.02
     config.data.bptt = 64
     config.data.eval_batch_size = 32
     config.optimizer.learning_rate = 6e-3

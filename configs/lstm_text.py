@@ -30,4 +30,5 @@ def get_config(variant: str = ""):
         config.model.embed = 256
         config.model.hidden = [256, 256]
         config.model.tied = True
+    config.data.restart = 0.02
     return smoke_language(config) if "smoke" in names else config

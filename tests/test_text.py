@@ -264,3 +264,16 @@ def test_windows_count_every_token_once_with_its_history(count, length, context)
         history = int(np.argmax(row["counted"]))  # tokens before the first that counts, its own input aside
         assert history == min(context, int(own[0]) - 1)
     assert counted == list(range(1, count))
+
+
+def test_streams_begin_anew_at_a_share_of_the_steps():
+    tokens = np.arange(4000) % 7
+    streams = Streams(tokens, batch_size=8, bptt=10, restart=0.25)
+    first = [streams.batch(3, step, slice(0, 8))["reset"] for step in range(streams.length // 10)]
+    assert first[0].all()  # the start of the epoch
+    assert 0.15 < np.mean(first[1:]) < 0.35
+    again = streams.batch(3, 5, slice(2, 4))["reset"]
+    np.testing.assert_array_equal(again, first[5][2:4])  # a function of (seed, step), whatever rows are asked for
+    assert not Streams(tokens, batch_size=8, bptt=10).batch(3, 5, slice(0, 8))["reset"].any()
+    with pytest.raises(InputError, match="restart"):
+        Streams(tokens, batch_size=8, bptt=10, restart=1.0)

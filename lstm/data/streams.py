@@ -21,6 +21,9 @@ class Streams:
     Fixed lengths: bptt each, L // bptt steps an epoch. `variable` (Merity et al. 2018, section 4.1): lengths from
     (seed, e), bptt with probability 0.95, else half of it, then normal with deviation 5; at least 5, at most bptt + 20;
     the last one of an epoch ends with the streams.
+
+    restart: share of the streams, drawn from (seed, step), whose state begins anew at a step though their text goes on. A net
+    that has hardly ever begun anew may go astray for hundreds of tokens where it has to: in evaluation, and after a prompt.
     """
 
     def __init__(
@@ -31,8 +34,12 @@ class Streams:
         bptt: int,
         shift: bool = False,
         variable: bool = False,
+        restart: float = 0.0,
     ):
         self.tokens, self.batch_size, self.bptt, self.shift, self.variable = tokens, batch_size, bptt, shift, variable
+        self.restart = restart
+        if not 0 <= restart < 1:
+            raise InputError(f"config.data.restart={restart}: a share is at least 0 and below 1")
         self.width = bptt + LONGER if variable else bptt
         self.length = (len(tokens) - 1) // batch_size
         if min(bptt, batch_size) < 1 or self.length < bptt:
@@ -91,6 +98,9 @@ class Streams:
         streams = np.arange(self.batch_size)[rows] * self.length + offset + int(lengths[:number].sum())
         read = np.take(self.tokens, streams[:, None] + np.arange(self.width + 1)[None], mode="wrap").astype(np.int32)
         batch = {"inputs": read[:, :-1], "targets": read[:, 1:], "reset": np.full(len(streams), number == 0)}
+        if self.restart:
+            drawn = np.random.default_rng((seed, step, 1)).random(self.batch_size) < self.restart
+            batch["reset"] |= drawn[rows]
         if self.variable:
             mask = np.arange(self.width)[None] < lengths[number]
             batch["mask"] = np.repeat(mask, len(streams), axis=0)

@@ -53,11 +53,12 @@ def reading(
     bptt: int = 64,
     shift: bool = True,
     variable_bptt: bool = False,
+    restart: float = 0.0,
     **source: Any,
 ) -> dict[str, Any]:
     """The section `data`: how the training text is read here, and in `source` the arguments of `lstm.data.text.make_corpus`.
 
-    batch_size: parallel streams. bptt, shift, variable_bptt: as in `lstm.data.streams.Streams`. eval_batch_size: 0 for
+    batch_size: parallel streams. bptt, shift, variable_bptt, restart: as in `lstm.data.streams.Streams`. eval_batch_size: 0 for
     batch_size. threads: of reading; may differ on resuming.
     """
     return locals()
@@ -138,7 +139,7 @@ def make_task(
 
     @functools.cache
     def streams(split: str) -> Streams:
-        how = {"batch_size": reads["batch_size"], "bptt": reads["bptt"], "shift": reads["shift"]}
+        how = {name: reads[name] for name in ("batch_size", "bptt", "shift", "restart")}
         return Streams(parts.corpus().of(split), variable=reads["variable_bptt"], **how)
 
     def init(key, batch):
