@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2_contingency
 
-from common.config import load_config
+from common.config import kwargs, load_config
 from common.errors import InputError
 from common.metrics import Mean
 from experiments.tasks import make_task
@@ -219,6 +219,25 @@ def test_scores_beside_a_loop():
     assert scores["examples"] == 7 and len(asked) == 8
     twice = found.merge(found)
     assert (twice.right == 2 * found.right).all() and (twice.asked == 2 * found.asked).all()
+
+
+def test_answers_weigh_more_in_training_alone():
+    """The training loss is the plain one and answer_weight - 1 times the nats of the answers; evaluation has the plain one."""
+    config = load_config(CONFIG)
+    batch = {name: jnp.asarray(x) for name, x in batch_of().items()}
+    params, _ = make_task(config).init(jax.random.key(0), batch)
+    config.task.answer_weight = 1.0
+    plain = make_task(config)
+    config.task.answer_weight = 5.0
+    heavy = make_task(config)
+    net = task.language_model(kwargs(config.model))
+    chances = np.asarray(jax.nn.softmax(net.apply({"params": params}, batch["tokens"][:, :-1])[0]), np.float64)
+    targets, asked = np.asarray(batch["tokens"])[:, 1:], np.asarray(batch["question"])[:, 1:] > 0
+    nats = -np.log(np.take_along_axis(chances, targets[..., None], axis=-1)[..., 0])[asked].sum()
+    (total, count, *_), (more, counted, *_) = (t.loss(params, {}, batch, jax.random.key(1)) for t in (plain, heavy))
+    assert float(more - total) == pytest.approx(4 * nats, rel=1e-4) and float(counted - count) == 4 * asked.sum()
+    batch["mask"] = jnp.ones(len(targets))
+    assert float(heavy.evaluate(params, {}, batch)["loss"].total) == pytest.approx(float(total), rel=1e-6)
 
 
 def test_padding_and_what_comes_later_change_nothing():
