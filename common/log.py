@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from common.files import write_text
 from common.record import commit, finite, machine, versions, write_json
 
 
@@ -87,9 +88,7 @@ def cut_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [json.dumps(line) for line in read_lines(path) if line["step"] <= step]
-    aside = path.with_name(f".{path.name}")
-    aside.write_text("".join(f"{line}\n" for line in kept))
-    aside.rename(path)
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def write_run_json(workdir: Path, *, seed: int, command: list[str], **more: Any) -> None:

@@ -15,6 +15,7 @@ from common import mesh as meshes
 from common.checkpoint import Checkpoints
 from common.errors import InputError
 from common.evaluate import evaluate
+from common.files import write_text
 from common.log import Clock, Log, command_line, write_run_json
 from common.plan import Loop, Plan, make_plan
 from common.state import TrainState, abstract_state, create_state
@@ -51,9 +52,7 @@ def prepare_folder(workdir: Path, config: ConfigDict) -> None:
             raise InputError(
                 f"--workdir {workdir}: holds a run of another config ({'; '.join(changes)}); use another folder"
             )
-    aside = workdir / ".config.json"
-    aside.write_text(configs.to_json(config))
-    aside.rename(path)
+    write_text(path, configs.to_json(config))
 
 
 class Signals:

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from common.files import write_text
+
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -81,12 +83,10 @@ def finite(tree: Any) -> Any:
 
 
 def write_json(path: Path, tree: Any) -> None:
-    """Writes aside, then renames: the file is whole or not there."""
+    """Writes a tree of plain values as JSON; the file is whole or not there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(finite(tree), indent=1, allow_nan=False) + "\n")
-    aside.rename(path)
+    write_text(path, json.dumps(finite(tree), indent=1, allow_nan=False) + "\n")
 
 
 def write_result(

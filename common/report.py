@@ -9,6 +9,7 @@ from typing import Any
 
 from common.chart import Number, line_chart, short
 from common.errors import InputError
+from common.files import write_text
 from common.log import read_lines
 
 STYLE = Path(__file__).with_name("report.css")
@@ -41,9 +42,7 @@ def write_report(workdir: str | Path, sections: Sequence[tuple[str, str]] = (), 
     name = workdir.resolve().name
     page = document(name, header(name, run, lines), [(title, body) for title, body in parts if body])
     path = workdir / "report.html"
-    aside = workdir / ".report.html"
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
+    write_text(path, page)
     return path
 
 

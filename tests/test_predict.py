@@ -8,8 +8,10 @@ import tifffile
 from PIL import Image
 
 from common.errors import InputError
+from common.files import find_inputs
 from unet import pictures
-from unet.predict import find_images, predict_files
+from unet.images import SUFFIXES
+from unet.predict import predict_files
 
 NAMES, COLOURS = ["background", "dark", "bright"], [(0, 0, 0), (10, 200, 30), (250, 100, 0)]
 
@@ -70,7 +72,7 @@ def test_multi_band_tiff_and_npy(tmp_path, unit):
 def test_folders_are_expanded_and_each_file_is_predicted_once(tmp_path):
     for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
-    found = find_images([tmp_path / "b.png", tmp_path])
+    found = find_inputs([tmp_path / "b.png", tmp_path], SUFFIXES, "images")
     assert [p.name for p in found] == ["b.png", "a.JPG"]
 
 

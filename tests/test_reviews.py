@@ -8,7 +8,7 @@ import pytest
 from common import tfds_sets
 from common.data import batches_by_step
 from common.errors import InputError
-from lstm.data import reviews
+from lstm.data import labelled, reviews
 from lstm.data.buckets import Buckets, Padded, Sequences, bound_of, check_bounds
 from lstm.data.labelled import NoPart, hold_out, table
 from lstm.data.text import make_vocabulary
@@ -48,9 +48,9 @@ def test_the_vocabulary_is_that_of_a_language_model_of_the_same_texts():
 
 @pytest.mark.parametrize(("keep", "expected"), [("start", [0, 1, 2]), ("end", [4, 5, 6]), ("both", [0, 1, 6])])
 def test_cutting(keep, expected):
-    assert reviews.cut(np.arange(7), 3, keep).tolist() == expected
-    assert reviews.cut(np.arange(3), 3, keep).tolist() == [0, 1, 2]
-    assert reviews.cut(np.arange(14).reshape(7, 2), 3, keep)[:, 0].tolist() == [2 * i for i in expected]
+    assert labelled.cut(np.arange(7), 3, keep).tolist() == expected
+    assert labelled.cut(np.arange(3), 3, keep).tolist() == [0, 1, 2]
+    assert labelled.cut(np.arange(14).reshape(7, 2), 3, keep)[:, 0].tolist() == [2 * i for i in expected]
 
 
 def test_csv_with_quotes_and_line_breaks(tmp_path):

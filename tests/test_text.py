@@ -50,7 +50,7 @@ def test_files_folders_and_patterns(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     names = lambda what, pattern="*.txt": [
-        p.relative_to(tmp_path).as_posix() for p in text.find_files(what, str(tmp_path), pattern, "file")
+        p.relative_to(tmp_path).as_posix() for p in text.find_files(what, str(tmp_path), pattern, "config.data.file")
     ]
     assert names("a.txt") == names(str(tmp_path / "a.txt")) == ["a.txt"]
     assert names(".") == ["a.txt", "b.txt", "sub/c.txt"]

@@ -9,6 +9,7 @@ from jaxtyping import Num, UInt8
 from PIL import Image, PngImagePlugin
 
 from common.errors import InputError
+from common.files import find_inputs, not_ours
 from unet import images, pictures
 from unet.tiling import plan, predict_rows
 
@@ -51,7 +52,7 @@ def predict_files(
     file, and where a file is in the way that was not written by an earlier call; for one that turns out to be broken
     when it is decoded, before anything of it is written.
     """
-    inputs = find_images(paths)
+    inputs = find_inputs(paths, images.SUFFIXES, "images")
     jobs = plan_outputs(inputs, Path(output), probabilities)
     for path in inputs:
         height, width, _ = images.image_size(path)
@@ -63,29 +64,6 @@ def predict_files(
         strips = predict_rows(apply, images.normalise(image, normalise), **tiles)
         write_prediction(outputs, image, strips, class_names, colours)
     return [written for _, outputs in jobs for written in outputs.paths()]
-
-
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """The files among `paths` and the images in its folders, each once. Raises InputError where there are none."""
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        if path.is_dir():
-            files = sorted(
-                p for p in path.iterdir() if p.suffix.lower() in images.SUFFIXES and not p.name.startswith(".")
-            )
-            if not files:
-                raise InputError(
-                    f"--input {path}: no images in this folder; known endings: {', '.join(images.SUFFIXES)}"
-                )
-        elif path.is_file():
-            files = [path]
-        else:
-            raise InputError(f"--input {path}: no such file or folder")
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    if not found:
-        raise InputError("--input: no images given; name files, or folders of them")
-    return list(found.values())
 
 
 def plan_outputs(inputs: Sequence[Path], output: Path, probabilities: bool) -> list[tuple[Path, Outputs]]:
@@ -107,7 +85,7 @@ def plan_outputs(inputs: Sequence[Path], output: Path, probabilities: bool) -> l
         if npy and npy.exists() and not outputs.classes.exists():
             strange.append(npy)
         if strange:
-            raise InputError(f"{strange[0]}: exists and was not made by predict; choose another --output")
+            raise not_ours(strange[0])
         jobs.append((path, outputs))
     return jobs
 

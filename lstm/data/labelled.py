@@ -1,6 +1,7 @@
 """Labelled examples from files: tables, labels against class names, and parts held out by a fixed rule."""
 
 import csv
+import inspect
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,32 @@ class Labelled(NamedTuple):
 
     def pick(self, places: Int[np.ndarray, " m"]) -> "Labelled":
         return Labelled([self.items[i] for i in places], self.labels[places], [self.places[i] for i in places])
+
+
+def known_split(split: str) -> str:
+    """`split`, if it is one of SPLITS."""
+    if split not in SPLITS:
+        raise InputError(f"split {split!r}: {configs.nearest(split, SPLITS)}")
+    return split
+
+
+def keys_of(builder: Callable) -> list[str]:
+    """The keys of config.data that a builder of `Labelled` takes."""
+    elsewhere = ("split", "class_names", "channels", "refuse", "_", "source", "root")  # come from other places
+    return ["source", "root", *(name for name in inspect.signature(builder).parameters if name not in elsewhere)]
+
+
+def cut(steps: np.ndarray, most: int, keep: str) -> np.ndarray:
+    """At most `most` tokens, or steps of a series [T, C]: those at the start, at the end, or half at each."""
+    if len(steps) <= most:
+        return steps
+    if keep == "both":
+        return np.concatenate([steps[: (most + 1) // 2], steps[len(steps) - most // 2 :]])
+    return steps[:most] if keep == "start" else steps[-most:]
+
+
+CUTS = ("start", "end", "both")
+UNCUT = "raise it, or set config.data.keep to 'start', 'end' or 'both'"  # the cure for one that is too long
 
 
 def collect(rows: Iterator[tuple[Any, int, str]]) -> Labelled:
@@ -130,8 +157,7 @@ def from_files(
 
     Raises NoPart where it has no examples.
     """
-    if split not in SPLITS:
-        raise InputError(f"split {split!r}: {configs.nearest(split, SPLITS)}")
+    known_split(split)
     without = [name for name in SPLITS[1:] if not files[name]]
     if split != "train" and split not in without:
         return read(root / files[split])

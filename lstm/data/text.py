@@ -77,10 +77,11 @@ def read_text(path: Path) -> str:
 
 
 def find_files(name: str, root: str, pattern: str, key: str) -> list[Path]:
-    """The files that `name` stands for, below `root`: itself, all of a folder that match `pattern`, or a pattern's."""
+    """The files that `name` stands for, below `root`: itself, all of a folder that match `pattern`, or a pattern's. key: what
+    the user set to it."""
     place = Path(root) / Path(name).expanduser()  # an absolute name stays as it is
     if not name:
-        raise InputError(f"config.data.{key}='': name a text file, a folder of them, or a pattern like 'books/*.txt'")
+        raise InputError(f"{key}='': name a text file, a folder of them, or a pattern like 'books/*.txt'")
     if place.is_file():
         return [place]
     found = sorted(p for p in place.rglob(pattern) if p.is_file()) if place.is_dir() else []
@@ -88,13 +89,15 @@ def find_files(name: str, root: str, pattern: str, key: str) -> list[Path]:
         anchor = Path(place.anchor or ".")
         found = sorted(p for p in anchor.glob(str(place.relative_to(anchor) if place.anchor else place)) if p.is_file())
     if not found:
+        if key.startswith("--"):
+            raise InputError(f"{key} {name}: no such file or folder, or none in it that matches {pattern}")
         why = f"no file there matches config.data.pattern={pattern!r}" if place.is_dir() else "no such file or folder"
-        raise InputError(f"config.data.{key}={name!r}: {why} ({place}); check config.data.root={root!r}")
+        raise InputError(f"{key}={name!r}: {why} ({place}); check config.data.root={root!r}")
     return found
 
 
 def read_all(name: str, root: str, pattern: str, key: str) -> Documents:
-    return [(str(path), read_text(path)) for path in find_files(name, root, pattern, key)]
+    return [(str(path), read_text(path)) for path in find_files(name, root, pattern, f"config.data.{key}")]
 
 
 def cut(documents: Documents, validation: float, test: float) -> dict[str, Documents]:

@@ -12,7 +12,7 @@ from common import config as configs
 from common.errors import InputError
 from lstm.data import reviews, series
 from lstm.data.buckets import Buckets, Sequences, check_bounds
-from lstm.data.labelled import SPLITS, Labelled, NoPart, Refuse, fail
+from lstm.data.labelled import CUTS, SPLITS, UNCUT, Labelled, NoPart, Refuse, cut, fail, keys_of
 
 FINDINGS = 20  # lines of a check, at most, for each part
 
@@ -64,15 +64,16 @@ def open_reader(reads: Mapping[str, Any], model: Mapping[str, Any], class_names:
         known = [*reviews.BUILDERS, *series.BUILDERS]
         near = configs.nearest(kind, ["tfds:NAME" if k == "tfds" else k for k in known])
         raise InputError(f"config.data.source={name!r}: {near}")
+    keys = keys_of(module.BUILDERS[kind])
     for key in source:
-        if key not in module.keys_of(name):
-            near = configs.nearest(key, [*module.keys_of(name), *inspect.signature(reading).parameters])
+        if key not in keys:
+            near = configs.nearest(key, [*keys, *inspect.signature(reading).parameters])
             raise InputError(f"config.data.{key}: source {name!r} has no such key; {near}")
     size, needed = ("vocabulary", "texts") if module is reviews else ("channels", "series")
     if not model.get(size):
         raise InputError(f"config.model.{size}={model.get(size, 0)}: the source {name!r} gives {needed}; set it")
-    if reads["keep"] not in (*reviews.CUTS, ""):
-        raise InputError(f"config.data.keep={reads['keep']!r}: {configs.nearest(reads['keep'], reviews.CUTS)}")
+    if reads["keep"] not in (*CUTS, ""):
+        raise InputError(f"config.data.keep={reads['keep']!r}: {configs.nearest(reads['keep'], CUTS)}")
     make = text_reader if module is reviews else series_reader
     return make(reads, source, model[size], tuple(class_names))
 
@@ -103,7 +104,7 @@ def text_reader(reads: Mapping[str, Any], source: Mapping[str, Any], size: int, 
         return found
 
     def kept(text: str) -> np.ndarray:
-        return reviews.cut(np.arange(len(reviews.words(text))), reads["max_length"], reads["keep"] or "end")
+        return cut(np.arange(len(reviews.words(text))), reads["max_length"], reads["keep"] or "end")
 
     column = source.get("text", "text")
     return Reader(labelled, encode, kept, check, lambda path: reviews.read_inputs(path, column), True)
@@ -121,14 +122,13 @@ def series_reader(reads: Mapping[str, Any], source: Mapping[str, Any], size: int
 
     def check_length(place: str, item: np.ndarray, refuse: Refuse = fail) -> None:
         if len(item) > most and not keep:
-            cure = "raise it, or set config.data.keep to 'start', 'end' or 'both'"
-            refuse(f"{place}: {len(item)} steps, config.data.max_length={most}; {cure}")
+            refuse(f"{place}: {len(item)} steps, config.data.max_length={most}; {UNCUT}")
 
     labelled = functools.cache(read)
     scale = functools.cache(lambda: series.standard(labelled("train").items))
 
     def encode(items: Sequence[np.ndarray]) -> list[np.ndarray]:
-        items = [reviews.cut(x, most, keep or "end") for x in items]
+        items = [cut(x, most, keep or "end") for x in items]
         if not reads["standardise"]:
             return items
         mean, deviation = scale()
@@ -142,7 +142,7 @@ def series_reader(reads: Mapping[str, Any], source: Mapping[str, Any], size: int
                 raise InputError(f"{place}: {values.shape[1]} channels, config.model.channels={size}")
         return rows
 
-    kept = lambda item: reviews.cut(np.arange(len(item)), most, keep or "end")
+    kept = lambda item: cut(np.arange(len(item)), most, keep or "end")
     return Reader(labelled, encode, kept, lambda: check_parts(read), inputs, False)
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from lstm.data.labelled import kind_of
+from common.files import find_inputs, plan_outputs, write_text
 from lstm.data.reviews import words
 from lstm.tasks.classify_data import Reader
 
-TEXT_ENDINGS = (".txt", ".csv", ".tsv")
-SERIES_ENDINGS = (".ts", ".csv", ".tsv")
+TEXT_ENDINGS = (".txt", ".csv", ".tsv", ".txt.gz", ".csv.gz", ".tsv.gz")
+SERIES_ENDINGS = (".ts", ".csv", ".tsv", ".ts.gz", ".csv.gz", ".tsv.gz")
 
 
 def predict_files(
@@ -28,15 +28,10 @@ def predict_files(
     earlier answer of the same classes.
     """
     head = "\t".join(["place", "class", *(f"p({name})" for name in class_names)])
-    jobs: dict[Path, list[tuple[str, Any]]] = {}
-    inputs = find(paths, TEXT_ENDINGS if reader.texts else SERIES_ENDINGS)
-    for path in inputs:
-        target = Path(output) / f"{path.name.removesuffix('.gz').rsplit('.', 1)[0]}.tsv"
-        if target in jobs:
-            raise InputError(f"{path}: another input becomes {target} too; rename one of them")
-        if target.exists() and not target.read_text(errors="replace").startswith(head):
-            raise InputError(f"{target}: exists and was not made by predict; choose another --output")
-        jobs[target] = readable(reader, path)
+    is_ours = lambda path: path.read_text(errors="replace").startswith(head)
+    inputs = find_inputs(paths, TEXT_ENDINGS if reader.texts else SERIES_ENDINGS, "texts" if reader.texts else "series")
+    planned = plan_outputs(inputs, Path(output), ".tsv", is_ours)
+    jobs = {target: readable(reader, path) for target, path in planned.items()}
     for target, rows in jobs.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         lines = [head + ("\ttext" if reader.texts else "")]
@@ -44,24 +39,8 @@ def predict_files(
             chances = found["probabilities"]
             shown = [" ".join(item.split())] if reader.texts else []
             lines.append("\t".join([place, class_names[int(chances.argmax())], *(f"{p:.4f}" for p in chances), *shown]))
-        aside = target.with_name(f".{target.name}.partial")
-        aside.write_text("\n".join(lines) + "\n")
-        aside.replace(target)
+        write_text(target, "\n".join(lines) + "\n")
     return list(jobs)
-
-
-def find(paths: Sequence[str | Path], endings: Sequence[str]) -> list[Path]:
-    """The files among `paths`, and those in its folders that have one of `endings`."""
-    found: dict[Path, Path] = {}
-    for path in map(Path, paths):
-        if not path.exists():
-            raise InputError(f"--input {path}: no such file or folder")
-        files = sorted(p for p in path.iterdir() if kind_of(p) in endings) if path.is_dir() else [path]
-        if not files:
-            raise InputError(f"--input {path}: no files in this folder that end in {', '.join(endings)}")
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
 
 
 def readable(reader: Reader, path: Path) -> list[tuple[str, Any]]:

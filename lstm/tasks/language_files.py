@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from common.errors import InputError
+from common.files import not_ours, plan_outputs, write_text
 from common.record import write_json
 from lstm.data import text as texts
 from lstm.data.streams import Windows
@@ -49,18 +50,12 @@ def predict_files(
     bits_per_token, perplexity (characters: bits_per_character too), and with `probabilities` NAME.tsv: token and log p, a
     line each. Returns the paths written. Raises InputError, before anything is written, where a file is missing, where two
     would become one, and where a file is in the way that was not written by an earlier call."""
-    inputs = [file for path in paths for file in texts.find_files(str(path), ".", "*.txt", "input")]
-    jobs: dict[Path, Path] = {}
-    for path in inputs:
-        target = Path(output) / f"{path.name.removesuffix('.gz').rsplit('.', 1)[0]}.json"
-        if target in jobs:
-            raise InputError(f"{jobs[target]} and {path} would both become {target}; rename one of them")
-        if target.exists() and MARK not in target.read_text(errors="replace"):
-            raise InputError(f"{target}: exists and was not made by predict; choose another --output")
+    inputs = [file for path in paths for file in texts.find_files(str(path), ".", "*.txt", "--input")]
+    jobs = plan_outputs(inputs, Path(output), ".json", lambda path: MARK in path.read_text(errors="replace"))
+    for target in jobs:
         table = target.with_suffix(".tsv")
         if probabilities and table.exists() and not target.exists():
-            raise InputError(f"{table}: exists and was not made by predict; choose another --output")
-        jobs[target] = path
+            raise not_ours(table)
     written = []
     for target, path in jobs.items():
         text = texts.read_text(path)
@@ -87,7 +82,5 @@ def write_table(path: Path, vocabulary: texts.Vocabulary, text: str, values: Flo
     """Each token (as JSON, so that blanks and line breaks show) with its log p."""
     tokens = text if vocabulary.level == "characters" else texts.words(text)
     lines = [f"{json.dumps(token)}\t{value:.6f}\n" for token, value in zip(tokens, values, strict=True)]
-    aside = path.with_name(f".{path.name}")
-    aside.write_text("token\tlog_probability\n" + "".join(lines), encoding="utf-8")
-    aside.replace(path)
+    write_text(path, "token\tlog_probability\n" + "".join(lines))
     return path
