@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from common import processes
 from common.errors import InputError
 from common.state import TrainState
 
@@ -48,15 +49,16 @@ class Checkpoints:
         names the checkpoint that is kept beside the last ones. Raises InputError where the disk refuses."""
         self.finish()
         with disk_errors(self.folder):
-            # A step without a manifest, or one that failed its check, is written anew.
-            self.manifest_path(step).unlink(missing_ok=True)
-            shutil.rmtree(self.path(step), ignore_errors=True)
+            if processes.is_first():  # a step without a manifest, or one that failed its check, is written anew
+                self.manifest_path(step).unlink(missing_ok=True)
+                shutil.rmtree(self.path(step), ignore_errors=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
+            processes.barrier("the folder of a checkpoint")
             tree = {part: getattr(state, part) for part in PARTS}
             if (
                 jax.default_backend() == "cpu"
             ):  # there orbax would write from the very buffers that the next step takes over
                 tree = jax.tree.map(jnp.copy, tree)
-            self.folder.mkdir(parents=True, exist_ok=True)
             self.pending = (step, {"step": step, "host": host, "leaves": leaves(tree)})
             self.writer.save(self.path(step), args=ocp.args.PyTreeSave(tree))
 
@@ -72,7 +74,7 @@ class Checkpoints:
         (step, manifest), self.pending = self.pending, None
         with disk_errors(self.folder):
             self.writer.wait_until_finished()
-            if jax.process_index() == 0:
+            if processes.is_first():
                 manifest["files"] = checksums(self.path(step))
                 aside = self.folder / f".{step:06d}.json"
                 aside.write_text(json.dumps(manifest))
@@ -116,7 +118,15 @@ class Checkpoints:
         return ""
 
     def latest(self) -> int | None:
-        """The newest step whose files are as they were saved; a damaged one is said and passed over."""
+        """The newest step whose files are as they were saved; a damaged one is said and passed over.
+
+        Of several processes the first one looks, and all take what it found.
+        """
+        step = processes.agreed(self.newest() if processes.is_first() else 0)
+        return step if step >= 0 else None
+
+    def newest(self) -> int:
+        """`latest` as this process sees it; -1 for none."""
         for step in reversed(self.steps()):
             damage = self.damage(step)
             if not damage:
@@ -124,15 +134,17 @@ class Checkpoints:
             print(f"warning: checkpoint {self.path(step)}: {damage}; using the one before it", file=sys.stderr)
         if self.steps():
             raise InputError(f"{self.folder}: no checkpoint is whole; start again in a new --workdir")
-        return None
+        return -1
 
     def best(self) -> int | None:
         """The step of the best score where there is one and it is whole, else the newest."""
         step = self.latest()
         if step is None:
             return None
-        best = self.manifest(step)["host"].get("best_step")
-        return best if best in self.steps() and not self.damage(best) else step
+        if processes.is_first():
+            best = self.manifest(step)["host"].get("best_step")
+            step = best if best in self.steps() and not self.damage(best) else step
+        return processes.agreed(step)
 
     def restore(self, step: int, abstract: TrainState, parts: tuple[str, ...] = PARTS) -> TrainState:
         """The state saved at `step`, on the shardings of `abstract`; parts that are not asked for are left as they are.

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from common import data
 from common import mesh as meshes
@@ -24,8 +25,7 @@ def split_metrics(plan: Plan, eval_step: Callable, params, model_state, split: s
     section = plan.config.data
     batch_size = section.get("eval_batch_size", 0) or section.batch_size
     meshes.check_batch(plan.mesh, batch_size, 1, "config.data.eval_batch_size")
-    # A run that was opened on one device may be scored on several; in training everything is in its place already.
-    model_state = jax.device_put(model_state, state_shardings(model_state, plan.mesh).model_state)
+    params, model_state = placed(plan.mesh, params, model_state)
     merged = pending = None
     rows = data.eval_batches(
         plan.task.eval_source(split),
@@ -35,10 +35,24 @@ def split_metrics(plan: Plan, eval_step: Callable, params, model_state, split: s
         threads=section.get("threads", 2),
     )
     for batch in rows:
-        metrics = eval_step(params, model_state, meshes.put(plan.mesh, batch))
+        metrics = eval_step(params, model_state, meshes.put(plan.mesh, batch, plan.task.spatial))
         if pending is not None:
             merged = merge(merged, jax.device_get(pending))
         pending = metrics
     if pending is None:
         raise InputError(f"the split {split!r} is empty; see config.data")
     return merge(merged, jax.device_get(pending))
+
+
+def placed(mesh: Mesh, params, model_state) -> tuple[Any, Any]:
+    """Both as they lie on `mesh`. In training they lie there already; a run that was opened on one device may be scored on
+    several, and on those of several processes, each of which opened it."""
+    state = TrainState(None, params, model_state, (), {})
+
+    def put(x, sharding):
+        if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+            return x
+        return jax.device_put(jax.device_get(x), sharding)
+
+    shardings = state_shardings(state, mesh)
+    return jax.tree.map(put, params, shardings.params), jax.tree.map(put, model_state, shardings.model_state)

@@ -16,19 +16,22 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from common.files import write_text
+from common.processes import is_first
 from common.record import commit, finite, machine, versions, write_json
 
 
 class Log:
-    """The log of one run folder. Only process 0 makes one that writes; `quiet` leaves the screen alone."""
+    """The log of one run folder; `quiet` leaves the screen alone. Of several processes only the first one writes and shows."""
 
     def __init__(self, workdir: Path, *, start: int, steps: int, quiet: bool = False):
         self.path = Path(workdir) / "metrics.jsonl"
-        cut_after(self.path, start)
-        self.file = self.path.open("a")
-        self.board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1 if start else None)
+        self.writes = is_first()
+        if self.writes:
+            cut_after(self.path, start)
+            self.file = self.path.open("a")
+            self.board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=start + 1 if start else None)
         self.console = Console(stderr=True)
-        self.quiet = quiet
+        self.quiet = quiet = quiet or not self.writes
         self.steps = steps
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -49,6 +52,8 @@ class Log:
 
     def write(self, step: int, split: str, scores: Mapping[str, float], note: str = "") -> None:
         """One line of metrics.jsonl and the same numbers in TensorBoard; `note` goes to the screen."""
+        if not self.writes:
+            return
         line = {"step": step, "split": split, **finite({name: float(value) for name, value in scores.items()})}
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
@@ -68,8 +73,9 @@ class Log:
     def close(self) -> None:
         if self.progress:
             self.progress.stop()
-        self.file.close()
-        self.board.close()
+        if self.writes:
+            self.file.close()
+            self.board.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -92,7 +98,9 @@ def cut_after(path: Path, step: int) -> None:
 
 
 def write_run_json(workdir: Path, *, seed: int, command: list[str], **more: Any) -> None:
-    """run.json: how this run was started, and where. Written at each start; `starts` counts them."""
+    """run.json: how this run was started, and where. Written at each start, by the first process; `starts` counts them."""
+    if not is_first():
+        return
     path = Path(workdir) / "run.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     write_json(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from common import config as configs
-from common import data
+from common import data, processes
 from common import mesh as meshes
 from common.checkpoint import Checkpoints
 from common.errors import InputError
@@ -18,8 +18,9 @@ from common.evaluate import evaluate
 from common.files import write_text
 from common.log import Clock, Log, command_line, write_run_json
 from common.plan import Loop, Plan, make_plan
+from common.processes import Signals, doing
 from common.state import TrainState, abstract_state, create_state
-from common.step import NEVER, make_eval_step, make_train_step
+from common.step import NEVER, make_eval_step, make_pmap_train_step, make_train_step
 from common.task import Task
 
 STOPPED = 75
@@ -44,6 +45,8 @@ class Host:
 
 def prepare_folder(workdir: Path, config: ConfigDict) -> None:
     """Makes the run folder, or checks that it is this config's. Raises InputError that shows the difference."""
+    if not processes.is_first():
+        return processes.barrier("the run folder")
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
     if path.exists():
@@ -53,33 +56,23 @@ def prepare_folder(workdir: Path, config: ConfigDict) -> None:
                 f"--workdir {workdir}: holds a run of another config ({'; '.join(changes)}); use another folder"
             )
     write_text(path, configs.to_json(config))
-
-
-class Signals:
-    """SIGTERM and SIGINT ask the loop to save and stop; a second SIGINT stops at once."""
-
-    def __enter__(self) -> "Signals":
-        self.caught = None
-        self.old = {s: signal.signal(s, self.catch) for s in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def catch(self, number, frame) -> None:
-        if self.caught == signal.SIGINT == number:
-            raise KeyboardInterrupt
-        self.caught = number
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
+    return processes.barrier("the run folder")
 
 
 def train(
-    config: ConfigDict, task: Task, workdir: Path, *, initial: Callable | None = None, quiet: bool = False
+    config: ConfigDict,
+    task: Task,
+    workdir: Path,
+    *,
+    initial: Callable | None = None,
+    quiet: bool = False,
+    deadline: float = math.inf,
 ) -> int:
     """Trains to the end of config.loop.duration, from the newest checkpoint of `workdir` where there is one.
 
-    initial: takes a fresh state and returns the one to start from (--init_from). Returns 0, or 75 where a signal stopped
-    it after saving. Raises InputError for bad input, and for a loss that is not finite.
+    initial: takes a fresh state and returns the one to start from (--init_from). deadline: when to save and stop, in the
+    seconds of time.monotonic. Returns 0, or 75 where a signal or the deadline stopped it after saving. Raises InputError
+    for bad input, and for a loss that is not finite.
     """
     plan = make_plan(config, task)
     prepare_folder(workdir, config)
@@ -89,7 +82,7 @@ def train(
         log = Log(workdir, start=start, steps=plan.steps, quiet=quiet)
         write_run_json(workdir, seed=config.seed, command=command_line(), steps=plan.steps)
         try:
-            return run_steps(plan, state, host, checkpoints, log, signals)
+            return run_steps(plan, state, host, checkpoints, log, signals, deadline)
         finally:
             log.close()
 
@@ -104,15 +97,25 @@ def first_state(plan: Plan, checkpoints: Checkpoints, initial: Callable | None) 
     return (initial(state) if initial else state), Host()
 
 
-def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoints, log: Log, signals: Signals) -> int:
+def run_steps(
+    plan: Plan,
+    state: TrainState,
+    host: Host,
+    checkpoints: Checkpoints,
+    log: Log,
+    signals: Signals,
+    deadline: float = math.inf,
+) -> int:
     """The loop itself. The metrics of a step are read while the next one runs, so the device never waits for the log."""
     config, every, last = plan.config, plan.every, plan.steps
-    step_fn = make_train_step(plan.task, plan.optimizer, plan.mesh, seed=config.seed)
+    make_step = make_pmap_train_step if plan.loop.driver == "pmap" else make_train_step
+    step_fn = make_step(plan.task, plan.optimizer, plan.mesh, seed=config.seed)
     eval_step = make_eval_step(plan.task, plan.mesh)
     start = int(state.step)
     if start >= last or out_of_patience(plan.loop, host):
         log.say(f"already done: step {start} of {last}")
         return 0
+    processes.patience(plan.loop.stall)
     batches = open_batches(plan, start)
     clock = Clock(start, host.minutes)
     trigger = averaging_trigger(plan, host)
@@ -129,12 +132,15 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
             write_train_line(log, step, host, clock.window(step, config.data.batch_size, batches))
 
     def save(step):
+        doing(f"saving step {step}")
         host.minutes = clock.minutes()
         checkpoints.save(step, state, dataclasses.asdict(host))
 
     try:
         for step in range(start + 1, last + 1):
-            batch = meshes.put(plan.mesh, next(batches))
+            doing(f"reading the batch of step {step}")
+            batch = meshes.put(plan.mesh, next(batches), plan.task.spatial)
+            doing(f"in step {step}")
             state, metrics = step_fn(state, batch, *trigger)
             read_pending()
             pending = (step, metrics)
@@ -146,7 +152,10 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
                 with clock.pause():
                     better = score(plan, eval_step, state, host, log, step)
                     trigger = averaging_trigger(plan, host)
-            stop = signals.caught is not None or out_of_patience(plan.loop, host)
+            if time.monotonic() > deadline:
+                signals.stop()
+            stopped = signals.stop_at(step)
+            stop = stopped or out_of_patience(plan.loop, host)
             if better or stop or step % every["save"] == 0 or step == last:
                 read_pending()  # before a state is kept, its losses are known to be finite
                 with clock.pause():
@@ -156,9 +165,10 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
             if stop:
                 break
         checkpoints.finish()
+        processes.barrier("the end of training")
     finally:
         batches.close()
-    if signals.caught is not None and step < last:
+    if stopped and step < last:
         log.say(f"stopped at step {step} of {last}, saved; the same command goes on")
         return STOPPED
     if stop:
@@ -169,6 +179,7 @@ def run_steps(plan: Plan, state: TrainState, host: Host, checkpoints: Checkpoint
 
 def score(plan: Plan, eval_step: Callable, state: TrainState, host: Host, log: Log, step: int) -> bool:
     """Evaluates, logs, warns; true where this is the best score so far."""
+    doing(f"evaluating after step {step}")
     scores, alarms = evaluate(plan, eval_step, state, plan.loop.eval_split)
     better = note_best(plan.loop, host, scores, step)
     log.write(step, plan.loop.eval_split, scores, note=summary(scores, plan.loop) + ("  (best)" if better else ""))

@@ -20,6 +20,8 @@ class Loop:
 
     best: 'max NAME' or 'min NAME', the score of eval_split by which the best checkpoint is chosen.
     patience: evaluations without a better score after which the run ends; 0 never.
+    driver: 'jit', or 'pmap' for the devices of one process. stall: seconds without a step after which a run of several
+    processes ends with a line that names what holds it; 0: never.
     score_split: what is scored once at the end. keep: checkpoints kept beside the best one.
     """
 
@@ -32,6 +34,8 @@ class Loop:
     best: str = "min loss"
     patience: int = 0
     keep: int = 2
+    driver: str = "jit"
+    stall: int = 1800
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +74,11 @@ def make_plan(
         steps=steps,
         duration=lambda text, key: duration(text, key, steps),
     )
+    if mesh.shape[meshes.SPACE] > 1 and not task.spatial:
+        raise InputError(f"config.mesh.space={mesh.shape[meshes.SPACE]}: the batches of this task are no images; use 1")
     meshes.check_batch(mesh, batch_size, optimizer.accumulate, "config.data.batch_size")
+    if loop.driver not in ("jit", "pmap"):
+        raise InputError(f"config.loop.driver={loop.driver!r}: use 'jit' or 'pmap'")
     if loop.best.split()[0] not in ("max", "min") or len(loop.best.split()) != 2:
         raise InputError(
             f"config.loop.best={loop.best!r}: expected 'max NAME' or 'min NAME', like 'max dice/foreground'"

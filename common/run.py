@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common.checkpoint import Checkpoints
 from common.errors import InputError
+from common.mesh import local_mesh
 from common.plan import Plan, make_plan
 from common.state import TrainState, abstract_state
 from common.task import Task
@@ -62,16 +63,14 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
 
 
 def restore_eval(checkpoints: Checkpoints, step: int, task: Task) -> TrainState:
-    """Parameters (and their average) and model state of a checkpoint, on the first device."""
-    from common.mesh import make_mesh
-
+    """Parameters (and their average) and model state of a checkpoint, on one device of this process."""
     averaged = any(name.startswith("ema/") for name in checkpoints.manifest(step)["leaves"])
 
     def make(batch):
         params, model_state = task.init(jax.random.key(0), batch)
         return TrainState(0, params, model_state, (), params if averaged else {})
 
-    abstract = abstract_state(make, task.abstract_batch, make_mesh(1))
+    abstract = abstract_state(make, task.abstract_batch, local_mesh())
     return checkpoints.restore(step, abstract, ("params", "model_state", "ema"))
 
 

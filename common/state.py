@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from common import keys
-from common.mesh import replicated, rows
+from common.mesh import parameter_spec, replicated, rows
 from common.optimizer import Optimizer
 
 
@@ -34,12 +34,19 @@ class TrainState:
         return self.ema or self.params
 
 
-def state_shardings(model_state: dict[str, Any], mesh: Mesh) -> TrainState:
-    """How a state lies on a mesh, as a prefix of its pytree: the rows of model_state["carry"] are split like those of a
-    batch, all else is whole on every device. Of `model_state` only its keys count."""
-    whole = replicated(mesh)
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """How a state lies on a mesh, leaf by leaf: parameters, their average and what the optimiser holds of them by
+    `mesh.parameter_spec`; the rows of model_state["carry"] like those of a batch; all else whole on every device."""
+    whole, by_size = replicated(mesh), lambda x: NamedSharding(mesh, parameter_spec(x.shape, mesh))
     return TrainState(
-        whole, whole, {name: rows(mesh) if name == "carry" else whole for name in model_state}, whole, whole
+        whole,
+        jax.tree.map(by_size, state.params),
+        {
+            name: jax.tree.map(lambda _, name=name: rows(mesh) if name == "carry" else whole, part)
+            for name, part in state.model_state.items()
+        },
+        jax.tree.map(by_size, state.opt_state),
+        jax.tree.map(by_size, state.ema),
     )
 
 
@@ -57,17 +64,14 @@ def state_maker(init: Callable, optimizer: Optimizer, *, seed: int, ema: bool) -
 def abstract_state(make: Callable, batch, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, without making it: what restoring needs."""
     shapes = jax.eval_shape(make, batch)
-    placed = lambda sharding, part: jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
-    )
-    return jax.tree.map(placed, state_shardings(shapes.model_state, mesh), shapes)
+    placed = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+    return jax.tree.map(placed, shapes, state_shardings(shapes, mesh))
 
 
 def create_state(make: Callable, batch, mesh: Mesh) -> TrainState:
     """The state, born under jit on the devices that will hold it. `batch` needs shapes and dtypes only."""
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-    keys_of_model_state = jax.eval_shape(make, batch).model_state
-    return jax.jit(make, out_shardings=state_shardings(keys_of_model_state, mesh))(zeros)
+    born = lambda: make(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch))
+    return jax.jit(born, out_shardings=state_shardings(jax.eval_shape(make, batch), mesh))()
 
 
 def transplant(source, target) -> tuple[Any, list[str]]:

@@ -44,10 +44,13 @@ class Task(NamedTuple):
       predict_files(apply, paths, output, **options) -> paths of the files written
       picture(run, split, metrics) -> [H, W, 3] uint8, a few answers side by side, for documents
       pages(run, split, metrics) -> [(title, HTML)], the model's own sections of the report
+    A program may see only some rows of the batch, mapped over the others (`common.mesh.row_axis`): statistics over rows take
+    pmean there, and what a row draws comes from `common.keys.rows` or `bernoulli`. Sums over rows need nothing.
     model_state is a dict; its entry "carry", where there is one, holds one row for each row of the training batch (recurrent
     carries) and lies on the devices like the batch; `evaluate` and `predict` get it too, and must start from a fresh one.
     A batch that holds "rate" (float32 [rows], all equal) scales the learning rate of its step.
     abstract_batch: shapes and dtypes of a training batch, from the config alone.
+    spatial: the entries of a batch whose second axis is the height of an image, which config.mesh.space splits.
     compiler_options: XLA's, for the programs of this task.
     """
 
@@ -61,6 +64,7 @@ class Task(NamedTuple):
     scores: Callable[[Mapping[str, Any]], dict[str, float]]
     train_batch: Callable[[int, int, slice], dict[str, Any]] | None = None
     compiler_options: Mapping[str, Any] = MappingProxyType({})
+    spatial: tuple[str, ...] = ()
     crop: Callable = lambda example, rng: example
     augment: Callable | None = None
     alarms: Callable[[Mapping[str, Any]], list[str]] = no_finding

@@ -21,6 +21,7 @@ def defaults() -> ConfigDict:
     config.model.recurrent_dropout = 0.0  # of the output where it enters the recurrent matrix
     config.model.weight_drop = 0.0  # of the recurrent weights themselves
     config.model.implementation = "auto"  # or scan, hoisted, custom, cudnn
+    config.model.chunk = 0  # steps between the states that the gradient keeps; 0: all are kept, -1: sqrt(steps) of them
     config.model.dtype = "float32"  # "bfloat16": of matrix products; state, parameters and losses stay float32
 
     config.data = ConfigDict()
@@ -57,8 +58,12 @@ def defaults() -> ConfigDict:
     config.loop.best = "min loss"
     config.loop.patience = 0
     config.loop.keep = 2
+    config.loop.driver = "jit"  # or "pmap": the devices of one process, states whole on each
 
-    config.mesh = ConfigDict({"devices": 0})  # 0: all
+    config.mesh = ConfigDict()  # the arguments of common.mesh.make_mesh
+    config.mesh.devices = 0  # 0: all
+    config.mesh.fsdp = 1  # devices over which parameters and optimiser state are split
+    config.mesh.space = 1  # devices over which the height of an image is split
     return config
 
 

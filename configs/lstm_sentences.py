@@ -59,7 +59,7 @@ def get_config(variant: str = ""):
     config.loop.best = "min loss"
     config.loop.patience = 0
     config.loop.keep = 2
-    config.mesh = ConfigDict({"devices": 0})
+    config.mesh = ConfigDict({"devices": 0, "fsdp": 1, "space": 1})
 
     if "rnn" in names:
         config.model.cell = "rnn"

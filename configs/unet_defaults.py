@@ -32,6 +32,7 @@ def defaults() -> ConfigDict:
     config.model.norm = "batch"
     config.model.dropout = 0.0
     config.model.up = "conv"
+    config.model.remat = False  # less memory, about a third more time
     config.model.dtype = "float32"  # "bfloat16" computes in it; parameters, statistics and losses stay float32
 
     config.data = ConfigDict()
@@ -78,8 +79,12 @@ def defaults() -> ConfigDict:
     config.loop.best = "max dice/foreground"
     config.loop.patience = 0
     config.loop.keep = 2
+    config.loop.driver = "jit"  # or "pmap": the devices of one process, states whole on each
 
-    config.mesh = ConfigDict({"devices": 0})  # 0: all
+    config.mesh = ConfigDict()  # the arguments of common.mesh.make_mesh
+    config.mesh.devices = 0  # 0: all
+    config.mesh.fsdp = 1  # devices over which parameters and optimiser state are split
+    config.mesh.space = 1  # devices over which the height of an image is split
     return config
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from common import processes
 from common.config import load_config
 
 
@@ -35,3 +36,29 @@ def parse_with_config(arguments: argparse.ArgumentParser, argv: Sequence[str]) -
         overrides.append((key, value))
     flags.overrides = [f"--config.{key}={value}" for key, value in overrides]
     return flags, load_config(flags.config, overrides)
+
+
+def add_processes(arguments: argparse.ArgumentParser) -> None:
+    """The flags of `common.processes.start`; none is needed under SLURM, Open MPI 4, Kubernetes and on Cloud TPU."""
+    group = arguments.add_argument_group("several processes, where no scheduler tells")
+    group.add_argument("--coordinator", default="", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--processes", type=int, default=0, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, default=-1, metavar="I", help="which one this is, from 0")
+    group.add_argument(
+        "--start_timeout", type=int, default=300, metavar="S", help="seconds to wait for the others (300)"
+    )
+
+
+def join_processes(flags: argparse.Namespace) -> None:
+    processes.start(flags.coordinator, flags.processes, flags.process, flags.start_timeout)
+
+
+def seconds(text: str) -> float:
+    """Seconds in a time as SLURM writes it: MINUTES, MM:SS, HH:MM:SS, D-HH:MM:SS. For argparse: raises ValueError."""
+    days, dash, clock = text.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if dash:
+        hours, minutes, rest = (*parts, 0, 0)[:3]
+    else:
+        hours, minutes, rest = {1: (0, parts[0], 0), 2: (0, *parts), 3: tuple(parts)}[len(parts)]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.evaluate import split_metrics
+from common.processes import is_first
 from common.record import write_json
 from common.run import Run, load_run, open_plan
 from common.step import make_eval_step
@@ -37,6 +38,8 @@ def evaluate_run(run: Run, split: str) -> dict[str, float]:
     metrics = split_metrics(plan, eval_step, run.params, run.model_state, split)
     scores = {name: float(value) for name, value in run.task.scores(metrics).items()}
     scores.update(run.task.scores_of_images(run.apply, split))
+    if not is_first():
+        return scores
     arrays = {f"{name}.{field}": getattr(m, field) for name, m in metrics.items() for field in m._fields}
     aside = run.workdir / f".evaluation-{split}.npz"
     np.savez_compressed(aside, **arrays)

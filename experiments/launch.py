@@ -5,11 +5,13 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from common.errors import InputError
 
+STARTED = time.monotonic()  # a time limit counts from here
 STOPPED = 75  # EX_TEMPFAIL: saved after SIGTERM or SIGINT; the same command goes on
 
 
@@ -50,13 +52,23 @@ def keep_freed_memory() -> None:
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs an entry point: 0 done, 1 bad input (one line), 2 wrong usage, 75 stopped after saving."""
+    from jax.errors import JaxRuntimeError
+
+    from common import processes
+
+    line = ""
     try:
         code = main(sys.argv[1:])
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        line = str(error)
+        print(f"error: {line}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
+    except JaxRuntimeError:
+        processes.await_word()  # a collective fails where another process is gone: the watch knows which, and ends this one
+        raise
+    processes.leave(code or 0, line)
     sys.exit(code or 0)
 
 

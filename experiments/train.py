@@ -5,6 +5,7 @@ from experiments import launch
 # isort: split
 import dataclasses
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -17,11 +18,12 @@ from common.checkpoint import Checkpoints
 from common.config import to_json
 from common.errors import InputError
 from common.log import command_line, read_lines
+from common.processes import is_first
 from common.record import write_result
 from common.run import load_run
 from common.state import TrainState, transplant
 from common.step import divide
-from experiments.arguments import parse_with_config, parser
+from experiments.arguments import add_processes, join_processes, parse_with_config, parser, seconds
 from experiments.evaluate import evaluate_run
 from experiments.tasks import make_task
 
@@ -35,8 +37,13 @@ def main(argv: list[str]) -> int:
     )
     arguments.add_argument("--record", metavar="NAME", help="write experiments/results/NAME.json")
     arguments.add_argument("--seeds", default="", metavar="0,1,2", help="with --record: train WORKDIR/seed-0 and so on")
+    arguments.add_argument(
+        "--time_limit", type=seconds, metavar="TIME", help="save and exit 75 after MINUTES, HH:MM:SS or D-HH:MM:SS"
+    )
     arguments.add_argument("--quiet", action="store_true", help="no progress on the screen")
+    add_processes(arguments)
     flags, config = parse_with_config(arguments, argv)
+    join_processes(flags)
     if flags.seeds and not flags.record:
         arguments.error("--seeds needs --record NAME")
     if flags.allow_missing and not flags.init_from:
@@ -55,7 +62,7 @@ def main(argv: list[str]) -> int:
         if code:
             return code
         scored.append((workdir, evaluate_run(load_run(workdir), config.loop.score_split)))
-    if flags.record:
+    if flags.record and is_first():
         record(flags.record, config, seeds, scored, overrides=flags.overrides)
     return 0
 
@@ -69,8 +76,9 @@ def train_one(config, workdir: Path, flags) -> int:
         raise InputError(f"{findings[0]}{more}")
     start = time.perf_counter()
     initial = initial_from(flags.init_from, flags.allow_missing) if flags.init_from else None
-    code = loop.train(config, task, workdir, initial=initial, quiet=flags.quiet)
-    if not flags.quiet and code == 0:
+    deadline = launch.STARTED + flags.time_limit if flags.time_limit else math.inf
+    code = loop.train(config, task, workdir, initial=initial, quiet=flags.quiet, deadline=deadline)
+    if not flags.quiet and code == 0 and is_first():
         print(f"trained in {(time.perf_counter() - start) / 60:.1f} minutes: {workdir}", file=sys.stderr)
     return code
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
 from jaxtyping import Array, Float, Int
 
+from common import keys
 from common.config import nearest
 from common.errors import InputError
 from lstm.model import Stack, check_rate, dropped, symmetric
@@ -123,10 +123,11 @@ class Classifier(nn.Module):
         """What the first layer reads, with the drop-outs of training."""
         x = self.embedding[inputs] if self.vocabulary else inputs
         if train and self.word_dropout:
-            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.word_dropout, (*x.shape[:2], 1))
+            kept = keys.bernoulli(self.make_rng("dropout"), 1 - self.word_dropout, (*x.shape[:2], 1))
             x = jnp.where(kept, x, 0)
         if train and self.embedding_dropout:
-            kept = dropped(self.make_rng("dropout"), jnp.ones((self.vocabulary, 1)), self.embedding_dropout)
+            ones = jnp.ones((self.vocabulary, 1))
+            kept = dropped(self.make_rng("dropout"), ones, self.embedding_dropout, rows=False)
             x = x * kept[inputs]
         if train and self.input_dropout:
             x = dropped(self.make_rng("dropout"), x, self.input_dropout, shared=(1,) if self.variational else ())

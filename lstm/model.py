@@ -9,6 +9,7 @@ from flax import linen as nn
 from flax.core import FrozenDict
 from jaxtyping import Array, Float, Int
 
+from common import keys
 from common.errors import InputError
 from lstm.cells import Cell, make_cell, matmul, shifted
 from lstm.recurrence import counted, recurrence
@@ -144,7 +145,7 @@ class Stack(nn.Module):
     def weights(self, params: dict[str, Any], train: bool) -> dict[str, Any]:
         """The parameters that this call uses: R with weights dropped in training."""
         dropping = train and self.weight_drop
-        more = {"R": dropped(self.make_rng("dropout"), params["R"], self.weight_drop)} if dropping else {}
+        more = {"R": dropped(self.make_rng("dropout"), params["R"], self.weight_drop, rows=False)} if dropping else {}
         return {**params, **more}
 
     def noise(self, cell: Cell, batch: int, steps: int, train: bool) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class Stack(nn.Module):
             arguments["recurrent_mask"] = dropped(self.make_rng("dropout"), ones, self.recurrent_dropout)
         if any(pair(self.zoneout)):
             rates = {name: rate for name, rate in zip("hc", pair(self.zoneout), strict=True) if name in widths}
-            draw = lambda name, rate: jax.random.bernoulli(self.make_rng("dropout"), rate, (batch, steps, widths[name]))
+            draw = lambda name, rate: keys.bernoulli(self.make_rng("dropout"), rate, (batch, steps, widths[name]))
             kept = lambda name, rate: draw(name, rate).astype(jnp.float32)
             arguments["zoneout"] = {name: kept(name, rate) for name, rate in rates.items()} if train else rates
         return arguments
@@ -278,7 +279,8 @@ class LanguageModel(nn.Module):
         """(outputs [B, T, O] of the last layer after drop-out, carry), with_raw: and those before it."""
         x = self.embedding[tokens]
         if train and self.embedding_dropout:
-            kept = dropped(self.make_rng("dropout"), jnp.ones((self.vocabulary, 1)), self.embedding_dropout)
+            ones = jnp.ones((self.vocabulary, 1))
+            kept = dropped(self.make_rng("dropout"), ones, self.embedding_dropout, rows=False)
             x = x * kept[tokens]
         x = self.drop(x, self.input_dropout, train)
         raw, carry = self.stack(x, carry, mask=mask, resets=resets, train=train)
@@ -296,10 +298,16 @@ class LanguageModel(nn.Module):
         return dropped(self.make_rng("dropout"), x, rate, shared=(1,) if self.variational else ())
 
 
-def dropped(key, x: Float[Array, "..."], rate: float, shared: tuple[int, ...] = ()) -> Float[Array, "..."]:
-    """x with a share `rate` of its elements zero and the others scaled by 1 / (1 - rate); one mask along `shared` axes."""
+def dropped(
+    key, x: Float[Array, "..."], rate: float, shared: tuple[int, ...] = (), rows: bool = True
+) -> Float[Array, "..."]:
+    """x with a share `rate` of its elements zero and the others scaled by 1 / (1 - rate); one mask along `shared` axes.
+
+    rows: the first axis is rows of the batch, which draw by their places in it; False for weights, alike for all rows.
+    """
     shape = tuple(1 if axis in shared else size for axis, size in enumerate(x.shape))
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, shape), x / (1 - rate), 0)
+    draw = keys.bernoulli if rows else jax.random.bernoulli
+    return jnp.where(draw(key, 1 - rate, shape), x / (1 - rate), 0)
 
 
 def ends_of(resets, lengths, mask):
@@ -325,10 +333,10 @@ def cell_params(key, cell: Cell, inputs: int, scale: float) -> dict[str, Any]:
     params = cell.init(key, inputs)
     if not scale:
         return params
-    keys = jax.random.split(key, len(params))
+    own = jax.random.split(key, len(params))
     return {
         name: x if name.startswith("gain") else symmetric(k, x.shape, scale)
-        for k, (name, x) in zip(keys, params.items(), strict=True)
+        for k, (name, x) in zip(own, params.items(), strict=True)
     }
 
 

@@ -12,6 +12,7 @@ from common import mesh as meshes
 from common.checkpoint import Checkpoints
 from common.errors import InputError
 from common.evaluate import evaluate
+from common.mesh import row_axis
 from common.metrics import Mean
 from common.plan import make_plan
 from common.run import Run, restore_eval
@@ -62,7 +63,8 @@ def make_task(dtype=jnp.float64, batch=None):
     def loss(params, model_state, batch, key):
         carry, y = sums(model_state["carry"], batch["x"])
         squares = ((params["w"] - 2) * y + params["b"][0] - 1 - batch["noise"]) ** 2
-        state = {"carry": jax.lax.stop_gradient(carry), "seen": model_state["seen"] + squares.size}
+        shards = jax.lax.axis_size(row_axis()) if row_axis() else 1
+        state = {"carry": jax.lax.stop_gradient(carry), "seen": model_state["seen"] + squares.size * shards}
         return squares.sum(), jnp.asarray(squares.size, dtype), {}, state
 
     def evaluate(params, model_state, batch):

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from common import keys
+from common.mesh import row_axis
 from common.metrics import Mean
 from common.task import Task
 
@@ -41,8 +43,10 @@ def make_task(dtype=jnp.float32, batch_size=8, poison=None):
         return (batch["x"] - model_state["mean"][None]) @ params["w"] + params["b"] - batch["y"]
 
     def loss(params, model_state, batch, key):
-        mean = 0.9 * model_state["mean"] + 0.1 * batch["x"].mean(0)
-        keep = jax.random.bernoulli(key, 0.8, batch["y"].shape)
+        seen = batch["x"].mean(0)
+        seen = jax.lax.pmean(seen, row_axis()) if row_axis() else seen
+        mean = 0.9 * model_state["mean"] + 0.1 * seen
+        keep = keys.bernoulli(key, 0.8, batch["y"].shape)
         squares = jnp.where(keep, errors(params, model_state, batch) ** 2, 0.0)
         return (
             squares.sum(),

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from common import keys
 from common.errors import InputError
+from common.mesh import row_axis
 from unet import ops
 
 # "N denotes the number of incoming nodes of one neuron" (section 3): a standard deviation of sqrt(2 / N).
@@ -60,6 +62,8 @@ class UNet(nn.Module):
     norm:    'none' (the paper), 'batch' or 'group', after each 3x3 convolution.
     dropout: rate at the end of the contracting path: after the last two levels.
     up:      'conv' (2x2 up-convolution) or 'resize' (nearest neighbour, then a 3x3 convolution).
+    remat:   the backward pass computes the inside of each pair of convolutions again instead of keeping it: less memory,
+             about a third more time.
     dtype:   what is computed in; parameters are `param_dtype`, statistics of norms and logits are float32 at least.
 
     The 2015 network is UNet(classes=2, bands=1, width=64, depth=4, padding='valid', norm='none', dropout=0.5):
@@ -74,6 +78,7 @@ class UNet(nn.Module):
     norm: str = "batch"
     dropout: float = 0.0
     up: str = "conv"
+    remat: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -92,18 +97,19 @@ class UNet(nn.Module):
             block = 2**self.depth
             x = jnp.pad(x, ((0, 0), (0, -height % block), (0, -width % block), (0, 0)), mode="edge")
 
+        block = nn.remat(UNet.double_conv, static_argnums=(2, 3, 4)) if self.remat else UNet.double_conv
         skips = []
         for level in range(self.depth):
-            x = self.double_conv(x, self.width * 2**level, f"down{level}", train)
+            x = block(self, x, self.width * 2**level, f"down{level}", train)
             x = self.drop(x, train) if level == self.depth - 1 else x
             skips.append(x)
             x = ops.max_pool2(x)
-        x = self.double_conv(x, self.width * 2**self.depth, "bottom", train)
+        x = block(self, x, self.width * 2**self.depth, "bottom", train)
         x = self.drop(x, train)
         for level in reversed(range(self.depth)):
             x = self.upsample(x, self.width * 2**level, f"up{level}_up", train)
             x = jnp.concatenate([crop(skips[level], *x.shape[1:3]), x], axis=-1)
-            x = self.double_conv(x, self.width * 2**level, f"up{level}", train)
+            x = block(self, x, self.width * 2**level, f"up{level}", train)
         logits = nn.Dense(
             self.classes, kernel_init=he_normal, dtype=self.dtype, param_dtype=self.param_dtype, name="logits"
         )(x)
@@ -120,7 +126,9 @@ class UNet(nn.Module):
         kinds = {"dtype": jnp.dtype(self.dtype), "param_dtype": jnp.dtype(self.param_dtype)}
         x = Conv3x3(features, self.padding, use_bias=self.norm == "none", name=name, **kinds)(x)
         if self.norm == "batch":
-            x = nn.BatchNorm(use_running_average=not train, momentum=0.9, name=f"{name}_norm", **kinds)(x)
+            # The statistics of training are those of the whole batch, over however many devices it is split.
+            how = {"use_running_average": not train, "momentum": 0.9, "axis_name": row_axis() or None}
+            x = nn.BatchNorm(name=f"{name}_norm", **how, **kinds)(x)
         elif self.norm == "group":
             groups = next(g for g in (8, 4, 2, 1) if features % g == 0)
             x = nn.GroupNorm(num_groups=groups, name=f"{name}_norm", **kinds)(x)
@@ -129,7 +137,9 @@ class UNet(nn.Module):
         return nn.relu(x)
 
     def drop(self, x, train: bool):
-        return nn.Dropout(self.dropout, deterministic=not train)(x) if self.dropout else x
+        if not (train and self.dropout):
+            return x
+        return jnp.where(keys.bernoulli(self.make_rng("dropout"), 1 - self.dropout, x.shape), x / (1 - self.dropout), 0)
 
     def upsample(self, x, features: int, name: str, train: bool):
         """Twice the height and width, half the channels."""

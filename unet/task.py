@@ -159,6 +159,7 @@ def make_task(
     return Task(
         abstract_batch=abstract,
         compiler_options=compiler_options(net.dtype),
+        spatial=("image", "label"),
         init=init,
         loss=loss,
         evaluate=evaluate,

@@ -1,0 +1,199 @@
+"""Several processes as one run: how they find each other, agree on when to stop, and notice when one of them is gone.
+
+jax.distributed connects them; it finds its way under SLURM, Open MPI, Kubernetes and on Cloud TPU, or takes three flags.
+What it lacks is a word when a process dies: the others would wait in a collective until they are aborted. common/watch.py
+has it.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from common.errors import InputError
+from common.watch import BEAT, LOST, Watch
+
+_watch: Watch | None = None  # of this process, as jax.distributed is: there can be one
+
+
+def start(coordinator: str = "", processes: int = 0, process: int = -1, timeout: int = 300) -> None:
+    """Connects this process to the others of its run; does nothing where it is alone. Before jax opens its devices.
+
+    coordinator: HOST:PORT of process 0; processes, process: how many, and which is this. What is not given comes from the
+    surroundings: SLURM (srun), Open MPI (mpirun), Kubernetes (an indexed Job), Cloud TPU. timeout: seconds to wait for the
+    others. Raises InputError where the flags do not fit, and where the others do not come.
+    """
+    found = settings(coordinator, processes, process, os.environ)
+    if found is None:
+        return
+    # Two programs with collectives in flight can wait for each other for ever on few cores: one at a time.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    try:
+        jax.distributed.initialize(**found, initialization_timeout=timeout)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"the {found.get('num_processes') or ''} processes did not meet: {first_line(error)}"
+        ) from None
+    if jax.process_count() > 1:
+        global _watch
+        _watch = Watch(jax.process_index(), jax.process_count(), bytes_of_first)
+
+
+def bytes_of_first(text: bytes) -> bytes:
+    """The bytes of process 0, as many as these."""
+    return bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8)))
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+
+
+def settings(coordinator: str, processes: int, process: int, environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """The arguments of jax.distributed.initialize, or None for a process that is alone."""
+    number = lambda name: int(environ.get(name) or 0)
+    if coordinator and ":" not in coordinator:
+        raise InputError(f"--coordinator {coordinator}: expected HOST:PORT, like node1:1234")
+    method = None
+    if number("SLURM_STEP_NUM_TASKS") > 1:
+        method, names = "slurm", ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")
+        beside = tasks_on_node(environ.get("SLURM_STEP_TASKS_PER_NODE", ""), number("SLURM_NODEID"))
+    elif number("OMPI_COMM_WORLD_SIZE") > 1:
+        method, names = "ompi", ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
+        beside = number("OMPI_COMM_WORLD_LOCAL_SIZE")
+        if not coordinator and "OMPI_MCA_orte_hnp_uri" not in environ:
+            raise InputError("Open MPI 5 does not tell where process 0 is: give --coordinator HOST:PORT of its node")
+    if processes or process >= 0:
+        if not (coordinator and processes > 0 and 0 <= process < processes):
+            raise InputError(
+                f"--coordinator {coordinator or '(missing)'} --processes {processes} --process {process}: all three belong "
+                "together, with 0 <= process < processes"
+            )
+        if processes == 1:
+            return None
+        given = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
+        return {**given, "cluster_detection_method": "deactivate"}
+    if method:
+        count, own, local = (number(name) for name in names)
+        devices = local_devices(visible_gpus(environ), local, beside)
+        if coordinator:
+            given = {"coordinator_address": coordinator, "num_processes": count, "process_id": own}
+            return {**given, "local_device_ids": devices, "cluster_detection_method": "deactivate"}
+        return {"cluster_detection_method": method, "local_device_ids": devices}
+    if coordinator:
+        raise InputError(
+            f"--coordinator {coordinator}: needs --processes and --process too, outside SLURM and Open MPI"
+        )
+    if "KUBERNETES_SERVICE_HOST" in environ and "JOB_COMPLETION_INDEX" in environ:
+        return {"cluster_detection_method": "k8s"}
+    if "," in environ.get("TPU_WORKER_HOSTNAMES", "") or number("MEGASCALE_NUM_SLICES") > 1:
+        return {}
+    return None
+
+
+def tasks_on_node(counts: str, node: int) -> int:
+    """The entry of node `node` in SLURM's '4(x2),3'."""
+    found = []
+    for part in counts.split(",") if counts else []:
+        size, _, times = part.partition("(x")
+        found += [int(size)] * int(times.rstrip(")") or 1)
+    return found[node] if node < len(found) else 1
+
+
+def visible_gpus(environ: Mapping[str, str]) -> int:
+    """How many NVIDIA GPUs this process may see."""
+    if "CUDA_VISIBLE_DEVICES" in environ:
+        return len([d for d in environ["CUDA_VISIBLE_DEVICES"].split(",") if d.strip()])
+    folder = Path("/proc/driver/nvidia/gpus")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def local_devices(visible: int, local: int, beside: int) -> list[int]:
+    """The GPUs of process `local` of `beside` on a node, of those it sees: all where it is alone or the scheduler has dealt
+    them out, else its share."""
+    if beside <= 1 or visible < beside:
+        return list(range(max(visible, 1)))
+    share = visible // beside
+    return list(range(local * share, (local + 1) * share))
+
+
+def doing(what: str) -> None:
+    """Notes what this process is at, for the line that names one that hangs. Cheap: nothing is sent."""
+    if _watch:
+        _watch.note = (what, time.monotonic())
+
+
+def patience(seconds: float) -> None:
+    """After how many seconds at one and the same thing a process counts as hanging; 0: never."""
+    if _watch:
+        _watch.stall = seconds
+
+
+def leave(code: int, line: str = "") -> None:
+    """Says to the others that this process ends on purpose: with 0 or 75 quietly, else with the line that explains it."""
+    if _watch:
+        _watch.leave(code, line)
+
+
+def await_word() -> None:
+    """After a collective has failed: gives the watch the time to say who is gone, and to end this process."""
+    if _watch:
+        time.sleep(LOST + 5 * BEAT)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes are here."""
+    if jax.process_count() > 1:
+        doing(f"waiting for the others at {name!r}")
+        multihost_utils.sync_global_devices(name)
+
+
+def agreed(value: int) -> int:
+    """What process 0 has."""
+    return int(multihost_utils.broadcast_one_to_all(np.int64(value))) if jax.process_count() > 1 else value
+
+
+class Signals:
+    """SIGTERM and SIGINT ask the loop to save and stop; a second SIGINT stops at once.
+
+    Of several processes each may get the signal; all stop at the same step, which jax's preemption service finds.
+    """
+
+    def __enter__(self) -> "Signals":
+        self.caught = None
+        # The preemption service has a handler of its own for SIGTERM.
+        taken = (signal.SIGINT,) if jax.process_count() > 1 else (signal.SIGTERM, signal.SIGINT)
+        self.old = {s: signal.signal(s, self.catch) for s in taken}
+        return self
+
+    def catch(self, number, frame) -> None:
+        if self.caught == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.caught = number
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def stop(self) -> None:
+        """As if SIGTERM had come."""
+        if self.caught is None:
+            self.catch(signal.SIGTERM, None)
+
+    def stop_at(self, step: int) -> bool:
+        """Whether to stop after `step`; to be asked at every step."""
+        if jax.process_count() == 1:
+            return self.caught is not None
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
