@@ -7,6 +7,8 @@ has it.
 
 import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,15 +36,26 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1, timeout:
         return
     # Two programs with collectives in flight can wait for each other for ever on few cores: one at a time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+    where = found.get("coordinator_address", "the first one's node")
+    alarm = threading.Timer(
+        timeout, not_met, (f"the processes of this run did not meet within {timeout} s at {where}",)
+    )
+    alarm.daemon = True
+    alarm.start()
     try:
-        jax.distributed.initialize(**found, initialization_timeout=timeout)
+        jax.distributed.initialize(**found, initialization_timeout=timeout + 60)
     except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"the {found.get('num_processes') or ''} processes did not meet: {first_line(error)}"
-        ) from None
+        raise InputError(f"the processes of this run did not meet: {first_line(error)}") from None
+    alarm.cancel()
     if jax.process_count() > 1:
         global _watch
         _watch = Watch(jax.process_index(), jax.process_count(), bytes_of_first)
+
+
+def not_met(line: str) -> None:
+    """Ends this process with a line. (When jax's own time is over, it aborts with a stack of C++.)"""
+    print(f"error: {line}: is each of them running, and can it be reached there?", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def bytes_of_first(text: bytes) -> bytes:

@@ -17,44 +17,15 @@ from common.plan import make_plan
 from common.state import abstract_state, create_state
 from common.step import make_eval_step, make_pmap_train_step, make_train_step
 from experiments.tasks import make_task
-
-STEPS = 50
-
-
-def unet(norm="batch"):
-    config = load_config("configs/unet_brain.py:smoke")
-    with config.unlocked():
-        config.model.update(
-            {"width": 8, "depth": 1, "dtype": "float64", "param_dtype": "float64", "norm": norm, "dropout": 0.1}
-        )
-        config.data.crop = [16, 16]
-        config.data.count = 16
-        config.task.update({"tile": 16, "overlap": 0})
-        config.augment.update({"rotate": 0.0, "scale": 0.0})  # images are resampled in float32; flips are exact
-        config.loop.duration = f"{STEPS} steps"
-    return config
-
-
-def lstm():
-    """With its carry, drop-outs of all kinds, and streams that begin anew."""
-    config = load_config("configs/lstm_source_text.py:smoke")
-    with config.unlocked():
-        config.model.update({"hidden": [16, 16], "embed": 16, "dtype": "float64", "dropout": 0.2, "weight_drop": 0.1})
-        config.model.update({"input_dropout": 0.1, "embedding_dropout": 0.1, "recurrent_dropout": 0.1})
-        config.data.update({"bptt": 6, "batch_size": 8, "restart": 0.1})
-        config.task.update({"eval_length": 64, "eval_context": 8})
-        config.loop.duration = f"{STEPS} steps"
-    return config
-
+from tests.small_configs import STEPS, lstm, unet
 
 CONFIGS = {"unet": unet, "lstm": lstm}
 
 
 def curve(config, steps=STEPS, make=make_train_step, accumulate=1, **mesh):
     """(metrics of the steps [steps, names], the state at the end, scores of the validation part)."""
-    with config.unlocked():
-        config.mesh.update({"devices": 1} | mesh)
-        config.optimizer.accumulate = accumulate
+    config.mesh.update({"devices": 1} | mesh)
+    config.optimizer.accumulate = accumulate
     task = make_task(config)
     plan = make_plan(config, task)
     state = create_state(plan.make, plan.abstract_batch, plan.mesh)
@@ -109,18 +80,15 @@ def test_the_same_curve_over_50_steps(x64, alone, name, way):
 
 def test_float32_without_norms_over_30_steps():
     for name, config in (("unet", unet("none")), ("lstm", lstm())):
-        with config.unlocked():
-            config.model.dtype = "float32"
-            if name == "unet":
-                config.model.param_dtype = "float32"
+        config.model.dtype = "float32"
+        if name == "unet":
+            config.model.param_dtype = "float32"
         one, eight = (curve(config, steps=30, devices=devices) for devices in (1, 8))
         np.testing.assert_allclose(one[0], eight[0], rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_an_image_split_over_devices_gives_the_same_and_only_borders_travel(x64):
     config = unet()
-    with config.unlocked():
-        config.augment.update({"flip_horizontal": False})
     one = curve(config, steps=4)
     found = curve(config, steps=4, devices=4, space=2)
     same(found, one)
@@ -155,11 +123,10 @@ def test_the_axis_that_is_split(shape, axis):
 def test_checkpoints_move_between_all_ways(x64, tmp_path):
     def train(workdir, steps, **mesh):
         config = lstm()
-        with config.unlocked():
-            config.mesh.update({"devices": 1} | mesh)
-            config.loop.update({"duration": f"{steps} steps", "eval": "3 steps", "save": "3 steps", "log": "1 steps"})
-            config.loop.driver = "pmap" if mesh.get("devices") == 2 else "jit"
-            config.optimizer.update({"schedule": "constant", "warmup": "0 steps", "ema": 0.9})
+        config.mesh.update({"devices": 1} | mesh)
+        config.loop.update({"duration": f"{steps} steps", "eval": "3 steps", "save": "3 steps", "log": "1 steps"})
+        config.loop.driver = "pmap" if mesh.get("devices") == 2 else "jit"
+        config.optimizer.update({"schedule": "constant", "warmup": "0 steps", "ema": 0.9})
         assert loop.train(config, make_task(config), workdir, quiet=True) == 0
 
     train(tmp_path / "one", 12)
@@ -187,9 +154,8 @@ def test_checkpoints_move_between_all_ways(x64, tmp_path):
 )
 def test_a_mesh_that_does_not_fit_is_named(mesh, message):
     config = unet()
-    with config.unlocked():
-        config.data.crop = mesh.pop("crop", [16, 16])
-        config.mesh.update(mesh)
+    config.data.crop = mesh.get("crop", [16, 16])
+    config.mesh.update({name: size for name, size in mesh.items() if name != "crop"})
     with pytest.raises(InputError, match=message):
         task = make_task(config)
         plan = make_plan(config, task)
@@ -198,12 +164,10 @@ def test_a_mesh_that_does_not_fit_is_named(mesh, message):
 
 def test_space_is_for_images_and_pmap_for_rows_alone():
     config = lstm()
-    with config.unlocked():
-        config.mesh.update({"devices": 8, "space": 2})
+    config.mesh.update({"devices": 8, "space": 2})
     with pytest.raises(InputError, match="config.mesh.space=2: the batches of this task are no images"):
         make_plan(config, make_task(config))
-    with config.unlocked():
-        config.mesh.update({"space": 1, "fsdp": 2})
+    config.mesh.update({"space": 1, "fsdp": 2})
     plan = make_plan(config, make_task(config))
     with pytest.raises(InputError, match="config.loop.driver='pmap': splits rows only"):
         make_pmap_train_step(plan.task, plan.optimizer, plan.mesh, seed=0)
