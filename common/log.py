@@ -124,7 +124,7 @@ def write_run_json(workdir: Path, *, seed: int, command: list[str], **more: Any)
 def command_line() -> list[str]:
     """What the user typed, as `python -m experiments.X ...`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return ["python", "-m", spec.name, *sys.argv[1:]] if spec else ["python", *sys.argv]
+    return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec else ["python", *sys.argv]
 
 
 class Clock:

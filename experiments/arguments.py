@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from common import processes
 from common.config import load_config
 
 
@@ -50,6 +49,8 @@ def add_processes(arguments: argparse.ArgumentParser) -> None:
 
 
 def join_processes(flags: argparse.Namespace) -> None:
+    from common import processes  # brings jax, which --help does not need
+
     processes.start(flags.coordinator, flags.processes, flags.process, flags.start_timeout)
 
 

@@ -52,11 +52,9 @@ def keep_freed_memory() -> None:
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs an entry point: 0 done, 1 bad input (one line), 2 wrong usage, 75 stopped after saving."""
-    from jax.errors import JaxRuntimeError
-
-    from common import processes
-
     line = ""
+    # Those that never came as far as common.processes have no others to tell; importing it here would bring jax to --help.
+    others = lambda: sys.modules.get("common.processes")
     try:
         code = main(sys.argv[1:])
     except InputError as error:
@@ -65,10 +63,12 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         code = 1
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
-    except JaxRuntimeError:
-        processes.await_word()  # a collective fails where another process is gone: the watch knows which, and ends this one
+    except RuntimeError as error:
+        if others() and type(error).__name__ == "JaxRuntimeError":
+            others().await_word()  # a collective fails where another process is gone: the watch knows which, and ends this one
         raise
-    processes.leave(code or 0, line)
+    if others():
+        others().leave(code or 0, line)
     sys.exit(code or 0)
 
 
