@@ -6,12 +6,12 @@ What a row of the batch draws depends on its place in the whole batch, so it is 
 import zlib
 
 import jax
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from common.mesh import row_axis
 
 
-def at(seed: int, stream: str, step=0) -> Key[Array, ""]:
+def at(seed: int | Int[Array, ""], stream: str, step=0) -> Key[Array, ""]:
     """The key of `stream` ('init', 'train', ...) at `step`."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()) & 0x7FFFFFFF), step)
 

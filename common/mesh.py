@@ -14,6 +14,7 @@ from common.errors import InputError
 
 DATA, FSDP, SPACE = "data", "fsdp", "space"
 ROWS = (DATA, FSDP)
+RUNS = "runs"  # of vmap, where several runs train in one program (common/together.py)
 SMALLEST = (
     1024  # numbers: a parameter with fewer is whole on every device, since gathering it costs more than holding it
 )
@@ -60,6 +61,15 @@ def row_axis() -> tuple[str, ...]:
     """In a function that is mapped over parts of the batch (shard_map, pmap), the axes of that map, while it is traced:
     for psum, pmean and axis_index. () where the function sees whole batches."""
     return tuple(name for name in jax.sharding.get_abstract_mesh().manual_axes if name in ROWS)
+
+
+def over_runs() -> bool:
+    """Whether the function that is being traced is mapped over runs."""
+    try:
+        jax.lax.axis_size(RUNS)
+    except NameError:
+        return False
+    return True
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int, key: str) -> None:

@@ -6,9 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from common.config import nearest
 from common.errors import InputError
+
+Number = float | Float[Array, ""]  # traced where runs that differ in it train together (common/together.py)
+
+
+def on(number: Number) -> bool:
+    """Whether a number switches its piece on: all but 0 do. One that is traced is known not to be 0."""
+    return isinstance(number, jax.core.Tracer) or bool(number)
 
 
 class Optimizer(NamedTuple):
@@ -22,17 +30,17 @@ class Optimizer(NamedTuple):
     init: Callable
     update: Callable
     schedule: Callable[[Any], Any]
-    ema: float
+    ema: Number
     accumulate: int
     average_after: int = 0
 
     @property
     def averages(self) -> bool:
         """Whether the state holds averaged parameters."""
-        return self.ema > 0 or self.average_after > 0
+        return on(self.ema) or self.average_after > 0
 
 
-def staircase(peak: float, hold: int, every: int, factor: float) -> optax.Schedule:
+def staircase(peak: Number, hold: int, every: int, factor: Number) -> optax.Schedule:
     """`peak` for `hold` steps, then divided by `factor` at once and again each `every` steps (Zaremba et al. 2014)."""
     return lambda step: peak * factor ** -jnp.maximum((step - hold) // every + 1, 0).astype(jnp.float32)
 
@@ -48,13 +56,13 @@ SCHEDULES = {
 
 def make_schedule(
     name: str,
-    learning_rate: float,
+    learning_rate: Number,
     *,
     steps: int,
     warmup: int,
-    end: float,
-    power: float,
-    stairs: tuple[int, int, float] = (0, 1, 1.0),
+    end: Number,
+    power: Number,
+    stairs: tuple[int, int, Number] = (0, 1, 1.0),
 ) -> optax.Schedule:
     """Linear warm-up from 0 over `warmup` steps, then `name` down to `end` x learning_rate at `steps`.
 
@@ -63,7 +71,7 @@ def make_schedule(
     if name not in SCHEDULES:
         raise InputError(f"config.optimizer.schedule={name!r}: no such schedule; {nearest(name, SCHEDULES)}")
     hold, every, factor = stairs
-    if factor <= 0:
+    if not isinstance(factor, jax.core.Tracer) and factor <= 0:
         raise InputError(f"config.optimizer.factor={factor}: the rate is divided by it; use more than 0, like 2.0")
     stairs = (hold - warmup, max(every, 1), factor)
     decay = SCHEDULES[name](learning_rate, max(steps - warmup, 1), end, power, stairs)
@@ -73,7 +81,9 @@ def make_schedule(
 
 
 DIRECTIONS = {
-    "sgd": lambda b1, b2, eps, momentum, nesterov: optax.trace(momentum, nesterov) if momentum else optax.identity(),
+    "sgd": lambda b1, b2, eps, momentum, nesterov: (
+        optax.trace(momentum, nesterov) if on(momentum) else optax.identity()
+    ),
     "adam": lambda b1, b2, eps, momentum, nesterov: optax.scale_by_adam(b1, b2, eps),
     "adamw": lambda b1, b2, eps, momentum, nesterov: optax.scale_by_adam(b1, b2, eps),
     "lion": lambda b1, b2, eps, momentum, nesterov: optax.scale_by_lion(b1, b2),
@@ -90,22 +100,22 @@ def make_optimizer(
     steps: int,
     duration: Callable[[str, str], int],
     name: str = "adamw",
-    learning_rate: float = 1e-3,
+    learning_rate: Number = 1e-3,
     schedule: str = "cosine",
     warmup: str = "0 steps",
-    end: float = 0.0,
-    power: float = 0.9,
+    end: Number = 0.0,
+    power: Number = 0.9,
     hold: str = "1 epochs",
     decay_every: str = "1 epochs",
-    factor: float = 2.0,
-    clip: float = 0.0,
-    weight_decay: float = 0.0,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    momentum: float = 0.9,
+    factor: Number = 2.0,
+    clip: Number = 0.0,
+    weight_decay: Number = 0.0,
+    b1: Number = 0.9,
+    b2: Number = 0.999,
+    eps: Number = 1e-8,
+    momentum: Number = 0.9,
     nesterov: bool = False,
-    ema: float = 0.0,
+    ema: Number = 0.0,
     average_after: int = 0,
     accumulate: int = 1,
 ) -> Optimizer:
@@ -118,7 +128,7 @@ def make_optimizer(
     it, the mean of the parameters from there on is kept and evaluated (NT-ASGD; Merity et al. 2018, algorithm 1).
     Raises InputError for an unknown name, and for two averages at once.
     """
-    if ema and average_after:
+    if on(ema) and average_after:
         raise InputError(f"config.optimizer.average_after={average_after}: excludes ema={ema}; set one of the two to 0")
     if name not in DIRECTIONS:
         raise InputError(f"config.optimizer.name={name!r}: no such optimiser; {nearest(name, DIRECTIONS)}")
@@ -132,9 +142,9 @@ def make_optimizer(
         stairs=(duration(hold, "optimizer.hold"), duration(decay_every, "optimizer.decay_every"), factor),
     )
     direction = DIRECTIONS[name](b1, b2, eps, momentum, nesterov)
-    decay = [optax.add_decayed_weights(weight_decay, mask=kernels_only)] if weight_decay else []
+    decay = [optax.add_decayed_weights(weight_decay, mask=kernels_only)] if on(weight_decay) else []
     chain = optax.chain(
-        *([optax.clip_by_global_norm(clip)] if clip else []),
+        *([optax.clip_by_global_norm(clip)] if on(clip) else []),
         *([*decay, direction] if name == "adam" else [direction, *decay]),
         optax.scale_by_learning_rate(rate),
     )

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Int
 
 from common import keys
 from common.mesh import parameter_spec, replicated, rows
@@ -50,7 +51,7 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     )
 
 
-def state_maker(init: Callable, optimizer: Optimizer, *, seed: int, ema: bool) -> Callable:
+def state_maker(init: Callable, optimizer: Optimizer, *, seed: int | Int[Array, ""], ema: bool) -> Callable:
     """A function of one abstract or real batch that makes the state: pure, so that eval_shape and jit both take it."""
 
     def make(batch) -> TrainState:

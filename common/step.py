@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Int
 
 from common import keys
 from common.errors import InputError
@@ -39,7 +40,7 @@ def train_step(
     *,
     task: Task,
     optimizer: Optimizer,
-    seed: int,
+    seed: int | Int[Array, ""],
     spread: Callable[[Callable], Callable] = lambda whole: whole,
 ) -> tuple[TrainState, dict]:
     """One update from one global batch; the metrics are sums, so they merge over steps.

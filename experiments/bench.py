@@ -7,6 +7,7 @@ ratios are reported.
 from experiments import launch
 
 # isort: split
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,21 +19,26 @@ from rich.table import Table
 
 from common.errors import InputError
 from common.record import machine, versions, write_result
-from experiments import bench_lstm, bench_ops, bench_unet
+from experiments import bench_lstm, bench_ops, bench_scale, bench_together, bench_unet
 from experiments.arguments import parser
+from experiments.plan import size
 
 # name -> (function of the candidates to compare with and the number of rounds, those it knows)
 BENCHMARKS: dict[str, tuple[Callable[[Sequence[str], int], list[dict[str, Any]]], tuple[str, ...]]] = {
     "unet_ops": (bench_ops.measure, ("flax",)),
     "unet": (bench_unet.measure, ("flax", "torch")),
     "lstm": (bench_lstm.measure, ("flax", "torch", "keras")),
+    "scale": (bench_scale.measure, ()),
+    "together": (bench_together.measure, ()),
 }
 
 
 def main(argv: list[str]) -> int:
     arguments = parser("experiments.bench", "Times this project's programs beside those of its peers.")
     arguments.add_argument("name", metavar="NAME", help=", ".join(BENCHMARKS))
-    arguments.add_argument("--against", default="flax", metavar="A,B", help="peers: flax, torch, keras (default: flax)")
+    arguments.add_argument(
+        "--against", metavar="A,B", help="peers: flax, torch, keras (default: the first of its peers)"
+    )
     arguments.add_argument("--rounds", type=int, default=15, help="timed turns of each candidate (default: 15)")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     flags = arguments.parse_args(argv)
@@ -41,13 +47,13 @@ def main(argv: list[str]) -> int:
     if flags.rounds < 1:
         raise InputError(f"--rounds {flags.rounds}: at least 1")
     measure, known = BENCHMARKS[flags.name]
-    peers = [name for name in flags.against.split(",") if name]
+    peers = [name for name in flags.against.split(",") if name] if flags.against is not None else list(known[:1])
     for name in peers:
         if name not in known:
-            raise InputError(f"--against {name}: {flags.name} can be compared with {', '.join(known)}")
+            raise InputError(f"--against {name}: {flags.name} can be compared with {', '.join(known) or 'nothing'}")
     begin = time.perf_counter()
     rows = measure(peers, flags.rounds)
-    show(flags.name, rows)
+    (show if "candidate" in rows[0] else show_numbers)(flags.name, rows)
     if flags.json:
         write_result(
             flags.json,
@@ -66,7 +72,10 @@ def main(argv: list[str]) -> int:
 
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """'seconds/CASE/CANDIDATE' and 'ratio/CASE/CANDIDATE' (how many times as long as ours), medians."""
+    """'seconds/CASE/CANDIDATE' and 'ratio/CASE/CANDIDATE' (how many times as long as ours), medians; of rows without
+    candidates each number, as 'NAME/CASE'."""
+    if "candidate" not in rows[0]:
+        return {f"{name}/{row['case']}": [value] for row in rows for name, value in row.items() if name != "case"}
     ours = {row["case"]: row["seconds"] for row in rows if row["candidate"] == "ours"}
     table = {}
     for row in rows:
@@ -103,6 +112,19 @@ def show(name: str, rows: list[dict[str, Any]]) -> None:
     peers = {f"{k} {v}" for row in rows for k, v in row.get("versions", {}).items()}
     shown = [f"{k} {v}" for k, v in versions().items() if k in ("python", "jax", "jaxlib", "flax")]
     console.print(", ".join([*shown, *sorted(peers)]), highlight=False)
+
+
+def show_numbers(name: str, rows: list[dict[str, Any]]) -> None:
+    """Rows without candidates, as they are: a table for each set of names."""
+    for names, group in itertools.groupby(rows, key=tuple):
+        table = Table(title=f"bench {name}")
+        for column in names:
+            table.add_column(
+                column.replace("_", " "), no_wrap=column == "case", justify="right" if table.columns else "left"
+            )
+        for row in group:
+            table.add_row(row["case"], *(size(row[n], "").replace(" ", "") for n in names[1:]))
+        Console(width=max(140, Console().width)).print(table)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from common.mesh import over_runs
 from lstm.cells import LSTM, Cell
 
 
@@ -53,6 +54,8 @@ def unsupported(implementation: str, cell: Cell, needs: Mapping[str, bool], dtyp
         return f"the backend {jax.default_backend()!r}"
     if jnp.dtype(dtype) != jnp.float32:
         return f"dtype={dtype}"
+    if over_runs():
+        return "several runs in one program (jax.experimental.rnn has no batching rule)"
     return next((name for name in ("mask", "resets", "recurrent_mask", "zoneout") if needs[name]), "")
 
 

@@ -150,6 +150,15 @@ def units_of(book: Book, flags: argparse.Namespace) -> list[list[Run]]:
     for places in groups([config_of(run.folder) for run in to_do]):
         most = flags.together or len(places)
         units += [[to_do[place] for place in places[i : i + most]] for i in range(0, len(places), most)]
+    if flags.launcher == "local" and not find_gpus(
+        os.environ
+    ):  # a GPU is for the workers; their logs have the line too
+        from common.pays import warning
+        from experiments.tasks import make_task
+
+        largest = max(units, key=len, default=[])
+        if len(largest) > 1 and (line := warning(config_of(largest[0].folder), make_task, len(largest))):
+            print(f"warning: {line}", file=sys.stderr)
     return units
 
 

@@ -81,10 +81,13 @@ def run_module(module: str, words: Sequence[str]) -> int:
 def train_group(folders: Sequence[Path]) -> int:
     """Runs that differ in numbers only, in one program (common/together.py)."""
     from experiments import launch  # noqa: F401, I001  sets the process up before jax is imported
+    from common.pays import warning
     from common.together import train_together
     from experiments.tasks import make_task
 
     configs = [sweep_book.config_of(folder) for folder in folders]
+    if line := warning(configs[0], make_task, len(configs)):
+        print(f"warning: {line}", file=sys.stderr, flush=True)
     heard = io.StringIO()
     with started(folders) as codes:
         try:
