@@ -21,6 +21,8 @@ lint: .venv/ready
 bench: .venv/ready .venv-peers/ready
 	$(PY) -m experiments.bench unet_ops --json experiments/results/bench_unet_ops.json
 	$(PY) -m experiments.bench unet --against flax,torch --json experiments/results/bench_unet.json
+	$(PY) -m experiments.bench scale --rounds 30 --json experiments/results/bench_scale.json
+	$(PY) -m experiments.bench together --json experiments/results/bench_together.json
 	$(PY) -m experiments.bench lstm --against flax,torch,keras --json experiments/results/bench_lstm.json
 
 results: .venv/ready

@@ -18,7 +18,7 @@ from experiments.bench_ops import row, take_turns
 from experiments.tasks import make_task
 
 RUNS = 16
-HIDDEN = (8, 16, 32, 64, 128)
+HIDDEN = (8, 16, 32, 64, 128, 256, 512)
 BATCH, TIME, CHARACTERS = 16, 32, 64
 
 

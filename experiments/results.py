@@ -149,6 +149,7 @@ PEERS = {
     "flax_optimized": "Flax OptimizedLSTMCell",
     "torch": "PyTorch",
     "keras": "Keras on JAX",
+    "one after another": "one after another",
 }
 
 
@@ -168,6 +169,26 @@ def bench_rows(name: str, peers: list[str]) -> str:
     return markdown(["case", "this code", *(PEERS[p] for p in peers)], rows)
 
 
+def scale() -> str:
+    """What a step sends and holds, by number of devices; the rows of several devices."""
+    kilo = lambda count: f"{count / 1000:,.1f} kB"
+    rows = []
+    for row in read("bench_scale")["rows"]:
+        if "gradient_sends" not in row or ", 1 " in row["case"]:
+            continue
+        sends = [f"{row[f'{kind}_sends']} ({kilo(row[f'{kind}_bytes'])})" for kind in ("gradient", "other", "fsdp")]
+        state = f"{row['state_share']:.3f} / N" if row["case"].endswith("fsdp") else "whole"
+        rows.append([row["case"], kilo(row["parameter_bytes"]), *sends, state])
+    head = ["net, devices, way", "parameters", "sums of gradients and metrics", "of BatchNorm and the norm", "gathers and scatters"]
+    return markdown([*head, "state on a device"], rows)
+
+
+def overhead() -> str:
+    found = next(row for row in read("bench_scale")["rows"] if "overhead_ms" in row)
+    cells = [f"{found[name]:.2f} ms" for name in ("turn_ms", "step_ms", "overhead_ms")]
+    return markdown(["", "a turn of the loop", "the compiled step alone", "the host's own"], [[found["case"], *cells]])
+
+
 TABLES = {
     "brain": brain,
     "em": em,
@@ -176,6 +197,9 @@ TABLES = {
     "source_text": source_text,
     "sequences": sequences,
     "sentences": sentences,
+    "scale": scale,
+    "overhead": overhead,
+    "together": lambda: bench_rows("bench_together", ["one after another"]),
     "recurrence": lambda: bench_rows("bench_lstm", ["flax", "flax_optimized", "torch", "keras"]),
 }
 
