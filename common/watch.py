@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.errors import InputError
@@ -32,8 +32,8 @@ class Peer:
 
     name: str
     heard: float
-    doing: str = ""
-    since: float = 0.0
+    doing: str
+    since: float
     left: bool = False
 
 
@@ -55,7 +55,7 @@ class Watch:
         door = json.dumps({"hosts": addresses(), "port": port, "word": secrets.token_hex(8), "name": self.name})
         door = json.loads(exchange(door.ljust(1024).encode()))
         if server:
-            target = lambda: self.listen(server, door["word"])
+            target = lambda: self.listen(Hub(server, door["word"]))
         else:
             link = connect(door)
             send(link, {"word": door["word"], "name": self.name})
@@ -82,115 +82,60 @@ class Watch:
         return {"doing": what, "for": time.monotonic() - since}
 
     def report(self, link: socket.socket, first: str) -> None:
-        """The thread of every process but the first: tells how it is, and hears of the others."""
-        link.settimeout(BEAT)
-        heard, rest = time.monotonic(), b""
+        """The thread of every process but the first: tells how it is, and hears of the others. first: that one's name."""
+        link.settimeout(0.2)
+        heard, told, rest = time.monotonic(), 0.0, b""
         while True:
             with contextlib.suppress(queue.Empty):
                 send(link, self.outbox.get_nowait())
                 return None
-            if not send(link, self.state()):
-                break
-            end = time.monotonic() + BEAT
-            while time.monotonic() < end and not self.ended.is_set():
-                link.settimeout(0.2)
-                try:
-                    data = link.recv(65536)
-                except TimeoutError:
-                    continue
-                except OSError:
-                    data = b""
-                if not data:
-                    return self.end(f"{first} has gone", GONE)
-                heard, rest = time.monotonic(), rest + data
-                *lines, rest = rest.split(b"\n")
-                for message in map(json.loads, lines):
-                    if "end" in message:
-                        return self.end(message["end"], message["code"])
-                    if message.get("left") is not None:
-                        return None  # process 0 is done; nobody hears this one any more
-            if time.monotonic() - heard > LOST:
+            now = time.monotonic()
+            if now - told > BEAT:
+                told = now
+                send(link, self.state())  # where the other side is gone, recv says so
+            if now - heard > LOST:
                 return self.end(
                     f"nothing has been heard of {first} for {LOST:.0f} s: it hangs or its machine is lost", GONE
                 )
-        return self.end(f"{first} has gone", GONE)
+            messages, rest = receive(link, rest)
+            if messages is None:
+                return self.end(f"{first} has gone", GONE)
+            heard = time.monotonic() if messages else heard
+            for message in messages:
+                if "end" in message:
+                    return self.end(message["end"], message["code"])
+                if "left" in message:
+                    return None  # process 0 is done, and nobody listens any more
 
-    def listen(self, server: socket.socket, word: str) -> None:
+    def listen(self, hub: "Hub") -> None:
         """The thread of process 0: hears all others, and passes on what ends the run."""
-        chooser = selectors.DefaultSelector()
-        chooser.register(server, selectors.EVENT_READ)
-        rests: dict[socket.socket, bytes] = {}
-        known: dict[socket.socket, Peer] = {}
-        links = lambda: [link for link, peer in known.items() if not peer.left]
         beat = 0.0
         while True:
-            for ready, _ in chooser.select(0.2):
-                if ready.fileobj is server:
-                    link, _ = server.accept()
-                    chooser.register(link, selectors.EVENT_READ)
-                    rests[link] = b""
-                    continue
-                link = ready.fileobj
-                try:
-                    data = link.recv(65536)
-                except OSError:
-                    data = b""
-                if not data:
-                    chooser.unregister(link)
-                    peer = known.get(link)
-                    if peer and not peer.left:
-                        return self.end_all(f"{peer.name} has gone", GONE, links())
-                    continue
-                *lines, rests[link] = (rests[link] + data).split(b"\n")
-                for message in map(json.loads, lines):
-                    if "word" in message:
-                        if message["word"] == word:
-                            known[link] = Peer(message["name"], time.monotonic())
-                        continue
-                    peer = known.get(link)
-                    if peer is None:
-                        continue
-                    peer.heard = time.monotonic()
-                    if "left" in message:
-                        peer.left = True
-                        if message["line"]:
-                            return self.end_all(message["line"], message["left"], links())
-                    else:
-                        peer.doing, peer.since = message["doing"], time.monotonic() - message["for"]
+            ending = hub.hear()
             with contextlib.suppress(queue.Empty):
                 last = self.outbox.get_nowait()
-                for link in links():
-                    send(link, {"end": last["line"], "code": last["left"]} if last["line"] else {"left": last["left"]})
+                hub.tell({"end": last["line"], "code": last["left"]} if last["line"] else {"left": last["left"]})
                 return None
             now = time.monotonic()
-            if now - beat > BEAT:
+            if not ending and now - beat > BEAT:
                 beat = now
-                for link in links():
-                    send(link, {"beat": 1})
-                line = self.silent(known, now) or self.stalled(known, now)
-                if line:
-                    return self.end_all(line, GONE, links())
+                hub.tell({"beat": 1})
+                line = hub.silent(now) or self.stalled(hub.present(), now)
+                ending = (line, GONE) if line else None
+            if ending:
+                line, code = ending
+                hub.tell({"end": line, "code": code})
+                return self.end(line, code)
 
-    def silent(self, known: Mapping[Any, Peer], now: float) -> str:
-        for peer in known.values():
-            if not peer.left and now - peer.heard > LOST:
-                return f"nothing has been heard of {peer.name} for {LOST:.0f} s: it hangs or its machine is lost"
-        return ""
-
-    def stalled(self, known: Mapping[Any, Peer], now: float) -> str:
+    def stalled(self, others: Sequence[Peer], now: float) -> str:
         """The line for a run that does not move: what holds it is a process that waits for no other one."""
         what, since = self.note
-        everyone = [Peer(self.name, now, what, since), *(peer for peer in known.values() if not peer.left)]
+        everyone = [Peer(self.name, now, what, since), *others]
         if not self.stall or len(everyone) < self.processes or min(now - p.since for p in everyone) < self.stall:
             return ""
         active = [p for p in everyone if not p.doing.startswith(("waiting", "in step"))] or everyone
         told = "; ".join(f"{p.name} is {p.doing} since {now - p.since:.0f} s" for p in active)
         return f"nothing has moved for {self.stall:.0f} s (config.loop.stall): {told}"
-
-    def end_all(self, line: str, code: int, links: list[socket.socket]) -> None:
-        for link in links:
-            send(link, {"end": line, "code": code})
-        self.end(line, code)
 
     def end(self, line: str, code: int) -> None:
         """Ends this process, whatever its main thread waits for."""
@@ -203,6 +148,67 @@ class Watch:
             flush=True,
         )
         os._exit(code)
+
+
+class Hub:
+    """Process 0's links to all others. Who does not know the `word` is not heard."""
+
+    def __init__(self, server: socket.socket, word: str):
+        self.server, self.word = server, word
+        self.chooser = selectors.DefaultSelector()
+        self.chooser.register(server, selectors.EVENT_READ)
+        self.rests: dict[socket.socket, bytes] = {}
+        self.peers: dict[socket.socket, Peer] = {}
+
+    def present(self) -> list[Peer]:
+        return [peer for peer in self.peers.values() if not peer.left]
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        for link, peer in self.peers.items():
+            if not peer.left:
+                send(link, message)
+
+    def hear(self) -> tuple[str, int] | None:
+        """Takes what comes within a fifth of a second: (line, exit status) where it ends the run."""
+        for ready, _ in self.chooser.select(0.2):
+            link = ready.fileobj
+            if link is self.server:
+                link, _ = self.server.accept()
+                self.chooser.register(link, selectors.EVENT_READ)
+                self.rests[link] = b""
+                continue
+            messages, self.rests[link] = receive(link, self.rests[link])
+            if messages is None:
+                self.chooser.unregister(link)
+                peer = self.peers.get(link)
+                if peer and not peer.left:
+                    peer.left = True
+                    return f"{peer.name} has gone", GONE
+                continue
+            for message in messages:
+                if ending := self.note(link, message):
+                    return ending
+        return None
+
+    def note(self, link: socket.socket, message: Mapping[str, Any]) -> tuple[str, int] | None:
+        if message.get("word") == self.word:
+            self.peers[link] = Peer(message["name"], time.monotonic(), "starting", time.monotonic())
+        peer = self.peers.get(link)
+        if peer is None:
+            return None
+        peer.heard = time.monotonic()
+        if "left" in message:
+            peer.left = True
+            return (message["line"], message["left"]) if message["line"] else None
+        if "doing" in message:
+            peer.doing, peer.since = message["doing"], time.monotonic() - message["for"]
+        return None
+
+    def silent(self, now: float) -> str:
+        for peer in self.present():
+            if now - peer.heard > LOST:
+                return f"nothing has been heard of {peer.name} for {LOST:.0f} s: it hangs or its machine is lost"
+        return ""
 
 
 def addresses() -> list[str]:
@@ -229,3 +235,21 @@ def send(link: socket.socket, message: Mapping[str, Any]) -> bool:
     except OSError:
         return False
     return True
+
+
+def receive(link: socket.socket, rest: bytes) -> tuple[list[dict[str, Any]] | None, bytes]:
+    """(messages that have come, the start of the next one) after what was left of the last time; None: the other side is gone."""
+    try:
+        data = link.recv(65536)
+    except TimeoutError:
+        return [], rest
+    except OSError:
+        data = b""
+    if not data:
+        return None, rest
+    *lines, rest = (rest + data).split(b"\n")
+    try:
+        messages = [json.loads(line) for line in lines]
+    except ValueError:
+        return None, rest  # none of ours: something on the network that tries ports
+    return (messages if all(isinstance(m, dict) for m in messages) else None), rest

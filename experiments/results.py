@@ -179,7 +179,13 @@ def scale() -> str:
         sends = [f"{row[f'{kind}_sends']} ({kilo(row[f'{kind}_bytes'])})" for kind in ("gradient", "other", "fsdp")]
         state = f"{row['state_share']:.3f} / N" if row["case"].endswith("fsdp") else "whole"
         rows.append([row["case"], kilo(row["parameter_bytes"]), *sends, state])
-    head = ["net, devices, way", "parameters", "sums of gradients and metrics", "of BatchNorm and the norm", "gathers and scatters"]
+    head = [
+        "net, devices, way",
+        "parameters",
+        "sums of gradients and metrics",
+        "of BatchNorm and the norm",
+        "gathers and scatters",
+    ]
     return markdown([*head, "state on a device"], rows)
 
 

@@ -1,6 +1,8 @@
 """The watch over several processes, without jax: real processes that die, stop, hang, fail or end well."""
 
+import json
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -105,3 +107,16 @@ def test_a_traceback_of_one_ends_all(tmp_path):
 def test_all_may_end_in_any_order(tmp_path):
     codes, said = finish(launch(tmp_path, "end"))
     assert codes == [0, 0, 0] and said == ["", "", ""]
+
+
+def test_a_stranger_on_the_port_changes_nothing(tmp_path):
+    running = launch(tmp_path, "wait", count=2)
+    port = json.loads((tmp_path / "door").read_text())["port"]
+    for text in (b"GET / HTTP/1.1\r\n\r\n", b'[1]\n{"word": "no", "name": "x"}\n{"left": 1, "line": "end"}\n', b""):
+        with socket.create_connection(("localhost", port)) as stranger:
+            stranger.sendall(text)
+    time.sleep(3)  # longer than the silence after which the other one would be lost
+    assert [p.poll() for p in running] == [None, None]
+    for process in running:
+        process.kill()
+        process.communicate()
