@@ -128,4 +128,6 @@ def put_whole(mesh: Mesh, value: int):
 def put(mesh: Mesh, batch: dict[str, Any], spatial: tuple[str, ...] = ()):
     """This process's rows of a batch (a dict of NumPy arrays) as global arrays, laid out by `batch_shardings`."""
     shardings = batch_shardings(mesh, batch, spatial)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, shardings)  # all entries in one call: half the time
     return {name: jax.make_array_from_process_local_data(shardings[name], x) for name, x in batch.items()}

@@ -323,6 +323,7 @@ def test_runs_train_together_in_groups_each_with_an_end_of_its_own(tmp_path, fil
 
     by_width = lambda given: [[i for i, c in enumerate(given) if c.model.width == w] for w in (4, 8)]
     monkeypatch.setitem(sys.modules, "common.together", SimpleNamespace(train_together=train_together, groups=by_width))
+    monkeypatch.setitem(sys.modules, "common.pays", SimpleNamespace(warning=lambda *_: "it does not pay"))
     path = files("grid({'model.width': [4, 8], 'seed': range(4)})")
     words = ["--sweep", str(path), "--workdir", str(tmp_path / "s"), "--together", "3"]
     flags, given, overrides = sweep.parse(words)

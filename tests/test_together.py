@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from common import keys, loop, pays, stacked
 from common.checkpoint import Checkpoints
 from common.errors import InputError
+from common.mesh import RUNS, over_runs
 from common.plan import make_plan
 from common.stacked import groups
 from common.state import create_state
@@ -76,7 +77,7 @@ def counted(task):
     traces = []
 
     def loss(*arguments):
-        traces.append(jax.lax.axis_size(stacked.RUNS)) if stacked.over_runs() else None
+        traces.append(jax.lax.axis_size(RUNS)) if over_runs() else None
         return task.loss(*arguments)
 
     return task._replace(loss=loss), traces

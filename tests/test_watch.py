@@ -28,12 +28,12 @@ def exchange(text):
 
 own = watch.Watch(process, count, exchange)
 Path(f"{door}.{process}").touch()
-own.stall = 1.0 if what == "stall" else 0.0
 while not all(Path(f"{door}.{i}").exists() for i in range(count)):
     time.sleep(0.01)
 time.sleep(0.5)
 if what == "stall":
     own.note = ("reading the batch of step 7", time.monotonic()) if process == 1 else ("in step 7", time.monotonic())
+    own.stall = 1.0
 if what == "fail" and process == 1:
     own.leave(1, "data.csv: no such file")
 if what == "raise" and process == 1:
