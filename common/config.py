@@ -29,18 +29,27 @@ def load_config(spec: str, overrides: Mapping[str, str] | Iterable[tuple[str, st
     Raises InputError where the file, a variant, a key or a value is wrong.
     """
     path, _, variant = spec.partition(":")
-    if not Path(path).is_file():
-        raise InputError(f"--config {path}: no such file; configs are in configs/, for example configs/unet_brain.py")
-    module_spec = importlib.util.spec_from_file_location("config_file", path)
-    if module_spec is None:
-        raise InputError(f"--config {path}: not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    config = module.get_config(variant)
+    config = load_module(path, "--config", "get_config", "configs/unet_brain.py").get_config(variant)
     config.lock()
     for key, text in dict(overrides).items():
         override(config, key, text)
     return config
+
+
+def load_module(path: str, flag: str, function: str, example: str) -> Any:
+    """The module of a Python file. Raises InputError where there is none, or it has no such function."""
+    if not Path(path).is_file():
+        raise InputError(
+            f"{flag} {path}: no such file; there are some in {Path(example).parent}/, for example {example}"
+        )
+    module_spec = importlib.util.spec_from_file_location("given_file", path)
+    if module_spec is None:
+        raise InputError(f"{flag} {path}: not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, function):
+        raise InputError(f"{flag} {path}: has no function {function}; {example} shows one")
+    return module
 
 
 def variants(text: str, known: Iterable[str]) -> set[str]:

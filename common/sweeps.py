@@ -11,16 +11,15 @@ An override is a config key and its value; a run is a dict of them. Same call, s
 
 import dataclasses
 import hashlib
-import importlib.util
 import itertools
 import json
 import math
 import random as generators
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from common.config import load_module
 from common.errors import InputError
 
 Overrides = dict[str, Any]  # {"optimizer.learning_rate": 0.01, "seed": 1}
@@ -193,15 +192,7 @@ class Sweep:
 def load_sweep(spec: str) -> Sweep:
     """The sweep of 'configs/sweeps/NAME.py[:variant]'. Raises InputError where the file or what it gives is wrong."""
     path, _, variant = spec.partition(":")
-    if not Path(path).is_file():
-        raise InputError(f"--sweep {path}: no such file; sweeps are in configs/sweeps/")
-    module_spec = importlib.util.spec_from_file_location("sweep_file", path)
-    if module_spec is None:
-        raise InputError(f"--sweep {path}: not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_sweep"):
-        raise InputError(f"--sweep {path}: has no function get_sweep; configs/sweeps/brain_rates.py shows one")
+    module = load_module(path, "--sweep", "get_sweep", "configs/sweeps/brain_rates.py")
     sweep = module.get_sweep(variant)
     if not isinstance(sweep, Sweep):
         raise InputError(f"--sweep {path}: get_sweep gave a {type(sweep).__name__}; expected a common.sweeps.Sweep")

@@ -38,5 +38,5 @@ def measure(peers: Sequence[str], rounds: int) -> list[dict[str, Any]]:
 
 def command(candidate: str, shape: str) -> list[str]:
     if candidate == "torch":
-        return torch_command("bench_lstm_torch.py", shape)
+        return torch_command("experiments.bench_lstm_torch", shape)
     return jax_command("experiments.bench_lstm_jax", candidate, shape)

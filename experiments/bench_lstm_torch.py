@@ -1,14 +1,12 @@
-"""The worker of `bench lstm` for PyTorch, run by the Python of .venv-peers: it imports nothing of this project."""
+"""The worker of `bench lstm` for PyTorch, run by the Python of .venv-peers: of this project it imports workers.py alone."""
 
-import json
 import os
 import sys
-import time
 
 import numpy as np
 import torch
 
-TURN = 0.02  # as in experiments/workers.py
+from experiments.workers import serve
 
 
 def main(shape: str) -> None:
@@ -32,16 +30,7 @@ def main(shape: str) -> None:
     programs = {"forward": forward, "forward + backward": backward}
     versions = {"torch": torch.__version__, "python of torch": sys.version.split()[0]}
     parameters = sum(p.numel() for p in model.parameters()) - 4 * hidden  # it has a second bias, of no use
-    print(json.dumps({"parameters": parameters, "compile_seconds": None, "versions": versions}), flush=True)
-    repeats: dict[str, int] = {}
-    for line in sys.stdin:
-        name = line.strip()
-        begin = time.perf_counter()
-        for _ in range(repeats.get(name, 1)):
-            programs[name]()
-        seconds = (time.perf_counter() - begin) / repeats.get(name, 1)
-        repeats[name] = max(1, round(TURN / max(seconds, 1e-6)))
-        print(json.dumps({"seconds": seconds}), flush=True)
+    serve({"parameters": parameters, "compile_seconds": None, "versions": versions}, programs)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""The worker of `bench unet` for PyTorch, run by the Python of .venv-peers: it imports nothing of this project.
+"""The worker of `bench unet` for PyTorch, run by the Python of .venv-peers: of this project it imports workers.py alone.
 
 Memory format channels_last, bfloat16 by autocast, as PyTorch's own guides advise for CPUs.
 """
 
-import json
 import os
 import sys
-import time
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from experiments.workers import serve
 
 
 class UNet(nn.Module):
@@ -56,9 +56,8 @@ def main(dtype: str) -> None:
         "compile_seconds": None,
         "versions": {"torch": torch.__version__, "python of torch": sys.version.split()[0]},
     }
-    print(json.dumps(ready), flush=True)
-    for _ in sys.stdin:
-        begin = time.perf_counter()
+
+    def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             logits = model(image)
@@ -66,7 +65,8 @@ def main(dtype: str) -> None:
         loss.backward()
         optimizer.step()
         loss.item()
-        print(json.dumps({"seconds": time.perf_counter() - begin}), flush=True)
+
+    serve(ready, {"step": step})
 
 
 if __name__ == "__main__":

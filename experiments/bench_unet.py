@@ -35,5 +35,5 @@ def measure(peers: Sequence[str], rounds: int) -> list[dict[str, Any]]:
 
 def command(candidate: str, dtype: str) -> list[str]:
     if candidate == "torch":
-        return torch_command("bench_torch.py", dtype)
+        return torch_command("experiments.bench_torch", dtype)
     return jax_command("experiments.bench_flax", candidate, dtype)

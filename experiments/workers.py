@@ -56,12 +56,12 @@ def jax_command(module: str, *words: str) -> list[str]:
     return [sys.executable, "-m", module, *words]
 
 
-def torch_command(script: str, *words: str) -> list[str]:
-    """Raises InputError where PyTorch's own environment is missing."""
+def torch_command(module: str, *words: str) -> list[str]:
+    """The same by the Python of PyTorch's own environment. Raises InputError where that is missing."""
     path = Path(os.environ.get("PEERS_PYTHON") or ROOT / ".venv-peers" / "bin" / "python")
     if not path.exists():
         raise InputError(f"{path.name}: no environment for PyTorch: run `make .venv-peers`, or set PEERS_PYTHON")
-    return [str(path), str(ROOT / "experiments" / script), *words]
+    return [str(path), "-m", module, *words]
 
 
 def take_turns(workers: Mapping[str, Worker], program: str, rounds: int, warm_up: int = 2) -> dict[str, list[float]]:

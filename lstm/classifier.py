@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from common import keys
 from common.config import nearest
 from common.errors import InputError
-from lstm.model import Stack, check_rate, dropped, symmetric
+from lstm.model import check_rate, dropped, stack_of, symmetric
 
 POOLINGS = ("last", "mean", "max", "attention", "mean_max", "concat")
 
@@ -77,22 +77,7 @@ class Classifier(nn.Module):
     def setup(self):
         if self.vocabulary:
             self.embedding = self.param("embedding", symmetric, (self.vocabulary, self.embed), self.init_scale or 0.1)
-        self.stack = Stack(
-            hidden=self.hidden,
-            cell=self.cell,
-            options=self.options,
-            bidirectional=self.bidirectional,
-            dropout=self.dropout,
-            variational=self.variational,
-            recurrent_dropout=self.recurrent_dropout,
-            zoneout=self.zoneout,
-            weight_drop=self.weight_drop,
-            learned_initial=self.learned_initial,
-            init_scale=self.init_scale,
-            implementation=self.implementation,
-            chunk=self.chunk,
-            dtype=self.dtype,
-        )
+        self.stack = stack_of(self)
         if self.pooling == "attention":
             width = sum(self.stack.cells()[-1].outputs for _ in self.stack.names()[-1])
             self.attend = Attention(self.attention or width, self.dtype, name="attention")

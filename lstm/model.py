@@ -1,5 +1,6 @@
 """Flax modules over lstm.recurrence: layers stacked, run both ways and regularised, and a language model of them."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -212,22 +213,7 @@ class LanguageModel(nn.Module):
     @nn.nowrap
     def layers(self, **more: Any) -> Stack:
         """The stack that this model holds."""
-        return Stack(
-            hidden=self.hidden,
-            cell=self.cell,
-            options=self.options,
-            dropout=self.dropout,
-            variational=self.variational,
-            recurrent_dropout=self.recurrent_dropout,
-            zoneout=self.zoneout,
-            weight_drop=self.weight_drop,
-            learned_initial=self.learned_initial,
-            init_scale=self.init_scale,
-            implementation=self.implementation,
-            chunk=self.chunk,
-            dtype=self.dtype,
-            **more,
-        )
+        return stack_of(self, **more)
 
     def setup(self):
         self.embedding = self.param("embedding", symmetric, (self.vocabulary, self.embed), self.init_scale or 0.1)
@@ -296,6 +282,12 @@ class LanguageModel(nn.Module):
         if not (train and rate):
             return x
         return dropped(self.make_rng("dropout"), x, rate, shared=(1,) if self.variational else ())
+
+
+def stack_of(model: nn.Module, **more: Any) -> Stack:
+    """A `Stack` with the fields of `model` that have the names of its own."""
+    own = {field.name for field in dataclasses.fields(Stack)} - {"parent", "name"}
+    return Stack(**{name: getattr(model, name) for name in own if hasattr(model, name)}, **more)
 
 
 def dropped(

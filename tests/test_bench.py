@@ -51,7 +51,7 @@ def test_bad_arguments_are_said_in_one_line(words, named):
 def test_missing_environment_of_pytorch_names_the_cure(monkeypatch):
     monkeypatch.setitem(os.environ, "PEERS_PYTHON", "/nowhere/python")
     with pytest.raises(InputError, match="make .venv-peers"):
-        workers.torch_command("bench_torch.py")
+        workers.torch_command("experiments.bench_torch")
 
 
 @pytest.mark.slow

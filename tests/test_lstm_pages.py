@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 
 import jax
 import jax.numpy as jnp
@@ -18,34 +17,13 @@ from lstm import pages, pictures
 from lstm.data import sentences
 from lstm.model import LanguageModel
 from lstm.tasks import sentence_pages
-
-
-class Balanced(HTMLParser):
-    """Collects text, and fails where tags do not close in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.text = [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.open.append(tag)
-        assert not any(name in ("src", "href") for name, _ in attributes)
-
-    def handle_startendtag(self, tag, attributes):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
+from tests import html_pages
 
 
 def parsed(text):
-    page = Balanced()
-    page.feed(text)
-    page.close()
-    assert page.open == []
+    """The page, which asks for nothing elsewhere."""
+    page = html_pages.parsed(text)
+    assert page.addresses == []
     return page
 
 

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -17,42 +16,10 @@ from common import chart
 from common.errors import InputError
 from common.report import write_report
 from experiments.report import read_metrics
+from tests.html_pages import parsed
 from unet import pages
 
 NAMES, COLOURS = ["background", "<script>x</script>", "c"], [(0, 0, 0), (10, 200, 30), (250, 100, 0)]
-
-
-class Balanced(HTMLParser):
-    """Collects text and addresses, and fails where tags do not close in order."""
-
-    void = {"meta", "img"}
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.text, self.addresses, self.tags = [], [], [], []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attributes if name in ("src", "href", "xlink:href", "action")]
-        if tag not in self.void:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
-def parsed(text):
-    page = Balanced()
-    page.feed(text)
-    page.close()
-    assert page.open == []
-    return page
 
 
 def run_folder(tmp_path, steps=30):

@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
 from common.chart import Number, line_chart, short
+from common.report import value_text
 from unet import pictures
 from unet import scores as scoring
 
@@ -86,7 +87,7 @@ def class_table(
     rows = []
     for i, name in enumerate(class_names):
         bar = f'<span class="bar"><i style="width:{100 * np.nan_to_num(columns[0][i]):.0f}%"></i></span>'
-        numbers = "".join(f"<td>{score(c[i])}{bar if place == 0 else ''}</td>" for place, c in enumerate(columns))
+        numbers = "".join(f"<td>{value_text(c[i])}{bar if place == 0 else ''}</td>" for place, c in enumerate(columns))
         share = f"{100 * labelled[i] / max(labelled.sum(), 1):.1f} %"
         rows.append(
             f"<tr><th>{swatch(colours[i])}{html.escape(name)}</th>{numbers}"
@@ -95,7 +96,7 @@ def class_table(
     chosen = [i for i in range(len(class_names)) if i != background]
     means = [scoring.mean(c[chosen]) for c in columns]
     label = "mean of the foreground" if background is not None else "mean"
-    numbers = "".join(f"<td>{score(m)}{bar_space if not place else ''}</td>" for place, m in enumerate(means))
+    numbers = "".join(f"<td>{value_text(m)}{bar_space if not place else ''}</td>" for place, m in enumerate(means))
     rows.append(f'<tr class="total"><th>{label}</th>{numbers}<td></td><td></td></tr>')
     head = "".join(
         f"<th>{name}</th>" for name in ("class", f"Dice{bar_space}", "IoU", "precision", "recall", "pixels", "share")
@@ -104,10 +105,6 @@ def class_table(
 
 
 bar_space = '<span class="bar" style="visibility:hidden"></span>'
-
-
-def score(value: Number | None) -> str:
-    return f"{value:.4f}" if value is not None and np.isfinite(value) else "\N{EN DASH}"
 
 
 def confusion_table(
@@ -142,7 +139,7 @@ def scores_table(rows: Mapping[str, Mapping[str, Number | None]], strong: str = 
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
     body = "".join(
         f"<tr{' class=strong' if method == strong else ''}><th>{html.escape(method)}</th>"
-        f"{''.join(f'<td>{score(scores.get(name))}</td>' for name in names)}</tr>"
+        f"{''.join(f'<td>{value_text(scores.get(name))}</td>' for name in names)}</tr>"
         for method, scores in rows.items()
     )
     head = "".join(f"<th>{html.escape(name)}</th>" for name in ["", *names])
@@ -159,7 +156,7 @@ def sample_grid(
         legend += '<span><i class="swatch hatch"></i>does not count</span>'
     cells = [f'<div class="head">{name}</div>' for name in ("input", "label", "prediction", "error")]
     for sample in samples:
-        facts = [str(sample.get("note") or ""), f"Dice {score(float(sample['dice']))}" if "dice" in sample else ""]
+        facts = [str(sample.get("note") or ""), f"Dice {value_text(float(sample['dice']))}" if "dice" in sample else ""]
         facts = " \N{MIDDLE DOT} ".join(html.escape(f) for f in facts if f)
         cells.append(f'<div class="name">{html.escape(str(sample["name"]))}<small>{facts}</small></div>')
         picture = pictures.to_rgb(np.asarray(sample["image"]))

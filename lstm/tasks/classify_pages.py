@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from common.chart import line_chart, short
-from common.report import number_table
+from common.report import number_table, value_text
 from lstm import scores as scoring
 from lstm.data.reviews import words
 
@@ -44,21 +44,17 @@ def pages(
     return sections
 
 
-def cell(value: float | None) -> str:
-    return f"{value:.4f}" if value is not None and np.isfinite(value) else "\N{EN DASH}"
-
-
 def baseline_table(rows: Mapping[str, Mapping[str, float | None]]) -> str:
     """Scores of several methods side by side."""
     names = list(dict.fromkeys(name for scores in rows.values() for name in scores))
-    return number_table(["", *names], [[method, *(cell(s.get(n)) for n in names)] for method, s in rows.items()])
+    return number_table(["", *names], [[method, *(value_text(s.get(n)) for n in names)] for method, s in rows.items()])
 
 
 def class_table(matrix: Int[np.ndarray, "k k"], names: Sequence[str]) -> str:
     """Precision, recall, F1 and examples of each class."""
     table = scoring.ratios(matrix)
     rows = [
-        [name, *(cell(table[kind][i]) for kind in ("precision", "recall", "f1")), short(int(matrix[i].sum()))]
+        [name, *(value_text(table[kind][i]) for kind in ("precision", "recall", "f1")), short(int(matrix[i].sum()))]
         for i, name in enumerate(names)
     ]
     return number_table(["class", "precision", "recall", "F1", "examples"], rows)
