@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from lstm.cells import Cell
-from lstm.model import LanguageModel
+from lstm.language_model import LanguageModel
 
 
 def traces(

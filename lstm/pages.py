@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from common.chart import Number, line_chart
 from lstm import inspect
-from lstm.model import LanguageModel
+from lstm.language_model import LanguageModel
 
 WIDTH, LABEL, ROW = 1060, 116, 11  # px: of a line of a heat map, of its labels, of a row
 GLYPH = 7.3  # px a character of the text, monospaced

@@ -16,7 +16,7 @@ from experiments import baselines, evaluate, predict, report, train
 from experiments.tasks import make_task
 from lstm.classifier import POOLINGS, Classifier
 from lstm.data.labelled import Labelled
-from lstm.model import LanguageModel
+from lstm.language_model import LanguageModel
 from lstm.scores import Answers, auroc, collapsed, confusion, scores
 from lstm.tasks.classify import cross_entropy
 

@@ -8,7 +8,7 @@ import pytest
 
 from lstm import inspect
 from lstm.cells import GRU, LSTM, RNN, make_cell
-from lstm.model import LanguageModel
+from lstm.language_model import LanguageModel
 from lstm.recurrence import recurrence
 
 

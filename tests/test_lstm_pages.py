@@ -15,7 +15,7 @@ from experiments.report import report_run
 from experiments.train import main as train
 from lstm import pages, pictures
 from lstm.data import sentences
-from lstm.model import LanguageModel
+from lstm.language_model import LanguageModel
 from lstm.tasks import sentence_pages
 from tests import html_pages
 

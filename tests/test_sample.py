@@ -11,7 +11,7 @@ from common.errors import InputError
 from experiments import sample, train
 from lstm import decode
 from lstm.data import text
-from lstm.model import LanguageModel
+from lstm.language_model import LanguageModel
 
 V = 11
 

@@ -17,7 +17,7 @@ from common.metrics import Mean
 from common.task import Task
 from lstm.data import text as texts
 from lstm.data.streams import LONGER, Streams, Windows
-from lstm.model import LanguageModel
+from lstm.language_model import LanguageModel
 from lstm.tasks import language_files, language_pages
 
 

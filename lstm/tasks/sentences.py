@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.metrics import Mean
 from common.task import Task
 from lstm.data import sentences
-from lstm.model import LanguageModel
+from lstm.language_model import LanguageModel
 from lstm.tasks import sentence_pages
 
 LAGS = {"short": (1, 10), "medium": (11, 25), "long": (26, 10**6)}  # words since the answer was told
