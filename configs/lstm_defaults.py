@@ -4,6 +4,8 @@ import os
 
 from ml_collections import ConfigDict
 
+from configs.run_defaults import add_run
+
 
 def defaults() -> ConfigDict:
     """The sections and keys of every LSTM config; `language` adds those of a language model."""
@@ -48,22 +50,8 @@ def defaults() -> ConfigDict:
     config.optimizer.average_after = 0  # NT-ASGD: evaluations without a better score, then a mean is kept; 0: never
     config.optimizer.accumulate = 1
 
-    config.loop = ConfigDict()  # the fields of common.plan.Loop
-    config.loop.duration = "20 epochs"
+    add_run(config)
     config.loop.log = "20 steps"
-    config.loop.eval = "5%"
-    config.loop.save = "5%"
-    config.loop.eval_split = "validation"
-    config.loop.score_split = "test"
-    config.loop.best = "min loss"
-    config.loop.patience = 0
-    config.loop.keep = 2
-    config.loop.driver = "jit"  # or "pmap": the devices of one process, states whole on each
-
-    config.mesh = ConfigDict()  # the arguments of common.mesh.make_mesh
-    config.mesh.devices = 0  # 0: all
-    config.mesh.fsdp = 1  # devices over which parameters and optimiser state are split
-    config.mesh.space = 1  # devices over which the height of an image is split
     return config
 
 

@@ -12,6 +12,7 @@ docs/lecture.md says what the pages show.
 from ml_collections import ConfigDict
 
 from common.config import variants
+from configs.run_defaults import add_run
 
 
 def get_config(variant: str = ""):
@@ -49,17 +50,11 @@ def get_config(variant: str = ""):
     config.optimizer.warmup = "2%"
     config.optimizer.clip = 1.0
 
-    config.loop = ConfigDict()  # the fields of common.plan.Loop
+    add_run(config)
     config.loop.duration = "1500 steps"
     config.loop.log = "50 steps"
     config.loop.eval = "10%"
     config.loop.save = "10%"
-    config.loop.eval_split = "validation"
-    config.loop.score_split = "test"
-    config.loop.best = "min loss"
-    config.loop.patience = 0
-    config.loop.keep = 2
-    config.mesh = ConfigDict({"devices": 0, "fsdp": 1, "space": 1})
 
     if "rnn" in names:
         config.model.cell = "rnn"

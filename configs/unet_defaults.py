@@ -4,6 +4,8 @@ import os
 
 from ml_collections import ConfigDict
 
+from configs.run_defaults import add_run
+
 
 def defaults() -> ConfigDict:
     config = ConfigDict()
@@ -69,22 +71,10 @@ def defaults() -> ConfigDict:
     config.optimizer.ema = 0.0
     config.optimizer.accumulate = 1
 
-    config.loop = ConfigDict()  # the fields of common.plan.Loop
+    add_run(config)
     config.loop.duration = "50 epochs"
-    config.loop.log = "10 steps"
-    config.loop.eval = "5%"
-    config.loop.save = "5%"
-    config.loop.eval_split = "validation"
     config.loop.score_split = "validation"
     config.loop.best = "max dice/foreground"
-    config.loop.patience = 0
-    config.loop.keep = 2
-    config.loop.driver = "jit"  # or "pmap": the devices of one process, states whole on each
-
-    config.mesh = ConfigDict()  # the arguments of common.mesh.make_mesh
-    config.mesh.devices = 0  # 0: all
-    config.mesh.fsdp = 1  # devices over which parameters and optimiser state are split
-    config.mesh.space = 1  # devices over which the height of an image is split
     return config
 
 
