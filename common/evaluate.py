@@ -11,6 +11,7 @@ from common import mesh as meshes
 from common.errors import InputError
 from common.metrics import merge
 from common.plan import Plan
+from common.processes import doing
 from common.state import TrainState, state_shardings
 
 
@@ -34,7 +35,8 @@ def split_metrics(plan: Plan, eval_step: Callable, params, model_state, split: s
         processes=jax.process_count(),
         threads=section.get("threads", 2),
     )
-    for batch in rows:
+    for number, batch in enumerate(rows):
+        doing(f"evaluating {split}, batch {number}")
         metrics = eval_step(params, model_state, meshes.put(plan.mesh, batch, plan.task.spatial))
         if pending is not None:
             merged = merge(merged, jax.device_get(pending))

@@ -13,7 +13,7 @@ from common import config as configs
 from common import data, processes
 from common import mesh as meshes
 from common.checkpoint import Checkpoints
-from common.errors import InputError
+from common.errors import STOPPED, InputError
 from common.evaluate import evaluate
 from common.files import write_text
 from common.log import Clock, Log, command_line, write_run_json
@@ -22,8 +22,6 @@ from common.processes import Signals, doing
 from common.state import TrainState, abstract_state, create_state
 from common.step import NEVER, make_eval_step, make_pmap_train_step, make_train_step
 from common.task import Task
-
-STOPPED = 75
 
 
 @dataclasses.dataclass
@@ -115,7 +113,7 @@ def run_steps(
     if start >= last or out_of_patience(plan.loop, host):
         log.say(f"already done: step {start} of {last}")
         return 0
-    processes.patience(plan.loop.stall)
+    processes.stall_after(plan.loop.stall)
     batches = open_batches(plan, start)
     clock = Clock(start, host.minutes)
     trigger = averaging_trigger(plan, host)
@@ -154,7 +152,7 @@ def run_steps(
                     trigger = averaging_trigger(plan, host)
             if time.monotonic() > deadline:
                 signals.stop()
-            stopped = signals.stop_at(step)
+            stopped = signals.stop_now()
             stop = stopped or out_of_patience(plan.loop, host)
             if better or stop or step % every["save"] == 0 or step == last:
                 read_pending()  # before a state is kept, its losses are known to be finite
@@ -168,6 +166,7 @@ def run_steps(
         processes.barrier("the end of training")
     finally:
         batches.close()
+        processes.stall_after(0)  # what comes now (scores of whole images, another run's data) takes its time
     if stopped and step < last:
         log.say(f"stopped at step {step} of {last}, saved; the same command goes on")
         return STOPPED
@@ -179,7 +178,6 @@ def run_steps(
 
 def score(plan: Plan, eval_step: Callable, state: TrainState, host: Host, log: Log, step: int) -> bool:
     """Evaluates, logs, warns; true where this is the best score so far."""
-    doing(f"evaluating after step {step}")
     scores, alarms = evaluate(plan, eval_step, state, plan.loop.eval_split)
     better = note_best(plan.loop, host, scores, step)
     log.write(step, plan.loop.eval_split, scores, note=summary(scores, plan.loop) + ("  (best)" if better else ""))

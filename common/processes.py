@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,9 +18,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from common.errors import InputError
+from common.gpus import find_gpus
 from common.watch import BEAT, LOST, Watch
 
-_watch: Watch | None = None  # of this process, as jax.distributed is: there can be one
+# Of this process, as jax.distributed is: there can be one of each.
+_watch: Watch | None = None
+_asked = 0  # how often all processes have asked whether to stop
 
 
 def start(coordinator: str = "", processes: int = 0, process: int = -1, timeout: int = 300) -> None:
@@ -46,7 +48,8 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1, timeout:
         jax.distributed.initialize(**found, initialization_timeout=timeout + 60)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the processes of this run did not meet: {first_line(error)}") from None
-    alarm.cancel()
+    finally:
+        alarm.cancel()
     if jax.process_count() > 1:
         global _watch
         _watch = Watch(jax.process_index(), jax.process_count(), bytes_of_first)
@@ -68,7 +71,8 @@ def first_line(error: Exception) -> str:
 
 
 def settings(coordinator: str, processes: int, process: int, environ: Mapping[str, str]) -> dict[str, Any] | None:
-    """The arguments of jax.distributed.initialize, or None for a process that is alone."""
+    """The arguments of jax.distributed.initialize, or None for a process that is alone. Raises InputError for flags that do
+    not fit, and where nothing tells what is needed."""
     number = lambda name: int(environ.get(name) or 0)
     if coordinator and ":" not in coordinator:
         raise InputError(f"--coordinator {coordinator}: expected HOST:PORT, like node1:1234")
@@ -93,11 +97,12 @@ def settings(coordinator: str, processes: int, process: int, environ: Mapping[st
         return {**given, "cluster_detection_method": "deactivate"}
     if method:
         count, own, local = (number(name) for name in names)
-        devices = local_devices(visible_gpus(environ), local, beside)
+        gpus = len(find_gpus(environ))
+        more = {"local_device_ids": local_devices(gpus, local, beside)} if gpus else {}
         if coordinator:
             given = {"coordinator_address": coordinator, "num_processes": count, "process_id": own}
-            return {**given, "local_device_ids": devices, "cluster_detection_method": "deactivate"}
-        return {"cluster_detection_method": method, "local_device_ids": devices}
+            return {**given, **more, "cluster_detection_method": "deactivate"}
+        return {"cluster_detection_method": method, **more}
     if coordinator:
         raise InputError(
             f"--coordinator {coordinator}: needs --processes and --process too, outside SLURM and Open MPI"
@@ -118,19 +123,15 @@ def tasks_on_node(counts: str, node: int) -> int:
     return found[node] if node < len(found) else 1
 
 
-def visible_gpus(environ: Mapping[str, str]) -> int:
-    """How many NVIDIA GPUs this process may see."""
-    if "CUDA_VISIBLE_DEVICES" in environ:
-        return len([d for d in environ["CUDA_VISIBLE_DEVICES"].split(",") if d.strip()])
-    folder = Path("/proc/driver/nvidia/gpus")
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
-
-
 def local_devices(visible: int, local: int, beside: int) -> list[int]:
-    """The GPUs of process `local` of `beside` on a node, of those it sees: all where it is alone or the scheduler has dealt
-    them out, else its share."""
+    """The GPUs of process `local` of `beside` on a node, of the `visible` ones: all where it is alone or the scheduler has
+    dealt them out, else its share. Raises InputError where they do not divide."""
     if beside <= 1 or visible < beside:
-        return list(range(max(visible, 1)))
+        return list(range(visible))
+    if visible % beside:
+        raise InputError(
+            f"{beside} processes on a node that see {visible} GPUs: they do not divide; start one for each GPU, or for all"
+        )
     share = visible // beside
     return list(range(local * share, (local + 1) * share))
 
@@ -141,7 +142,7 @@ def doing(what: str) -> None:
         _watch.note = (what, time.monotonic())
 
 
-def patience(seconds: float) -> None:
+def stall_after(seconds: float) -> None:
     """After how many seconds at one and the same thing a process counts as hanging; 0: never."""
     if _watch:
         _watch.stall = seconds
@@ -201,11 +202,15 @@ class Signals:
         if self.caught is None:
             self.catch(signal.SIGTERM, None)
 
-    def stop_at(self, step: int) -> bool:
-        """Whether to stop after `step`; to be asked at every step."""
+    def stop_now(self) -> bool:
+        """Whether to stop after this step; to be asked at every step, by all processes."""
         if jax.process_count() == 1:
             return self.caught is not None
-        return multihost_utils.reached_preemption_sync_point(step)
+        # The service stops at the number after the highest that it was asked with, and at no later one. So it counts the
+        # questions: a signal before the first step of a resumed run, or between two runs, is then met too.
+        global _asked
+        _asked += 1
+        return multihost_utils.reached_preemption_sync_point(_asked)
 
     def __exit__(self, *_) -> None:
         for number, handler in self.old.items():

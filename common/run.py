@@ -55,8 +55,9 @@ def load_run(workdir: str | Path, step: int | None = None) -> Run:
     config = read_config(workdir)
     task = make_task(config)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
+        known = step is None or step in checkpoints.steps()
         step = checkpoints.best() if step is None else step
-        if step is None or step not in checkpoints.steps():
+        if step is None or not known:
             raise InputError(f"--workdir {workdir}: no checkpoint {'' if step is None else step}yet; train first")
         state = restore_eval(checkpoints, step, task)
     return Run(workdir, config, task, step, state.eval_params, state.model_state)
@@ -75,5 +76,18 @@ def restore_eval(checkpoints: Checkpoints, step: int, task: Task) -> TrainState:
 
 
 def open_plan(run: Run) -> Plan:
-    """The plan of a run, to evaluate it; the length of the training split does not matter for that."""
-    return make_plan(run.config, run.task, examples=1)
+    """The plan of a run, to evaluate it; the length of the training split does not matter for that.
+
+    On as many devices as there are here and divide its batch, whatever it was trained on.
+    """
+    config = ConfigDict(run.config.to_dict())
+    section = config.data
+    batch = section.get("eval_batch_size", 0) or section.batch_size
+    asked = config.mesh.devices or len(jax.devices())
+    devices = len(jax.devices())
+    if jax.process_count() == 1:
+        devices = max(n for n in range(1, min(asked, devices) + 1) if batch % n == 0)
+    config.mesh = {"devices": devices}
+    config.data.batch_size = batch  # the plan checks that the rows of training divide, too
+    config.optimizer.accumulate = 1
+    return make_plan(config.lock(), run.task, examples=1)

@@ -18,11 +18,10 @@ from ml_collections import ConfigDict
 
 from common import data, stacked
 from common.checkpoint import Checkpoints
-from common.errors import InputError
+from common.errors import STOPPED, InputError
 from common.evaluate import split_metrics
 from common.log import Clock, Log, command_line, write_run_json
 from common.loop import (
-    STOPPED,
     Host,
     add_to_window,
     check_finite,
@@ -111,8 +110,7 @@ def train_together(
         while going := [member for member in members if member.code is None]:
             step = min(member.step for member in going)
             until = min((m.step for m in going if m.step > step), default=going[0].plan.steps)
-            run_stack([m for m in going if m.step == step], until, names, examples, signals, deadline, say)
-            if signals.caught is not None:
+            if run_stack([m for m in going if m.step == step], until, names, examples, signals, deadline, say):
                 break
         for member in members:
             if member.code is None:
@@ -148,8 +146,9 @@ def run_stack(
     signals: Signals,
     deadline: float,
     say: Callable[[str], None],
-) -> None:
-    """Trains members that are at one step: to step `until`, a signal, or where at most half of them are left.
+) -> bool:
+    """Trains members that are at one step: to step `until`, a signal, or where at most half of them are left. True where a
+    signal (or the deadline) stopped them, after saving.
 
     names: of the numbers in which they differ. As in `loop.run_steps`, metrics are read while the next step runs.
     """
@@ -175,7 +174,7 @@ def run_stack(
                     trigger = triggers(members)
             if time.monotonic() > deadline:
                 signals.stop()
-            stop = signals.stop_at(step)
+            stop = signals.stop_now()
             save_those_due(stack, states, step, better, stop)
             if stop or len(stack.alive()) <= count // 2:
                 break
@@ -189,6 +188,7 @@ def run_stack(
         member.checkpoints.finish()
     if 0 < len(stack.alive()) < count and not stop:
         say(f"step {step}: {len(stack.alive())} of {count} runs are left; compiled anew for them")
+    return stop
 
 
 def step_arguments(members: list[Member], seeds: list[int], names: Sequence[str]) -> tuple:

@@ -19,9 +19,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.errors import InputError
+from common.errors import STOPPED, InputError
 
-GONE = 75  # exit status of the processes that are left: the same command goes on from the last checkpoint
 BEAT = 2.0  # seconds between two signs of life
 LOST = 30.0  # seconds of silence after which a process counts as lost
 
@@ -55,7 +54,7 @@ class Watch:
         door = json.dumps({"hosts": addresses(), "port": port, "word": secrets.token_hex(8), "name": self.name})
         door = json.loads(exchange(door.ljust(1024).encode()))
         if server:
-            target = lambda: self.listen(Hub(server, door["word"]))
+            target = lambda: self.listen(Hub(server, door["word"], processes - 1))
         else:
             link = connect(door)
             send(link, {"word": door["word"], "name": self.name})
@@ -88,18 +87,18 @@ class Watch:
         while True:
             with contextlib.suppress(queue.Empty):
                 send(link, self.outbox.get_nowait())
-                return None
+                return drain(link)
             now = time.monotonic()
             if now - told > BEAT:
                 told = now
                 send(link, self.state())  # where the other side is gone, recv says so
             if now - heard > LOST:
                 return self.end(
-                    f"nothing has been heard of {first} for {LOST:.0f} s: it hangs or its machine is lost", GONE
+                    f"nothing has been heard of {first} for {LOST:.0f} s: it hangs or its machine is lost", STOPPED
                 )
             messages, rest = receive(link, rest)
             if messages is None:
-                return self.end(f"{first} has gone", GONE)
+                return self.end(f"{first} has gone", STOPPED)
             heard = time.monotonic() if messages else heard
             for message in messages:
                 if "end" in message:
@@ -114,17 +113,16 @@ class Watch:
             ending = hub.hear()
             with contextlib.suppress(queue.Empty):
                 last = self.outbox.get_nowait()
-                hub.tell({"end": last["line"], "code": last["left"]} if last["line"] else {"left": last["left"]})
-                return None
+                return hub.part({"end": last["line"], "code": last["left"]} if last["line"] else {"left": last["left"]})
             now = time.monotonic()
             if not ending and now - beat > BEAT:
                 beat = now
                 hub.tell({"beat": 1})
                 line = hub.silent(now) or self.stalled(hub.present(), now)
-                ending = (line, GONE) if line else None
+                ending = (line, STOPPED) if line else None
             if ending:
                 line, code = ending
-                hub.tell({"end": line, "code": code})
+                hub.part({"end": line, "code": code})
                 return self.end(line, code)
 
     def stalled(self, others: Sequence[Peer], now: float) -> str:
@@ -143,7 +141,7 @@ class Watch:
             return
         cure = "the same command goes on from the last checkpoint, also with fewer processes"
         print(
-            f"error: {line}; this one ({self.name}) ends" + (f": {cure}" if code == GONE else ""),
+            f"error: {line}; this one ({self.name}) ends" + (f": {cure}" if code == STOPPED else ""),
             file=sys.stderr,
             flush=True,
         )
@@ -153,8 +151,9 @@ class Watch:
 class Hub:
     """Process 0's links to all others. Who does not know the `word` is not heard."""
 
-    def __init__(self, server: socket.socket, word: str):
-        self.server, self.word = server, word
+    def __init__(self, server: socket.socket, word: str, others: int):
+        self.server, self.word, self.others = server, word, others
+        self.began = time.monotonic()
         self.chooser = selectors.DefaultSelector()
         self.chooser.register(server, selectors.EVENT_READ)
         self.rests: dict[socket.socket, bytes] = {}
@@ -168,22 +167,32 @@ class Hub:
             if not peer.left:
                 send(link, message)
 
+    def part(self, message: Mapping[str, Any]) -> None:
+        """The last word to all."""
+        self.tell(message)
+        for link, peer in self.peers.items():
+            if not peer.left:
+                drain(link)
+
     def hear(self) -> tuple[str, int] | None:
         """Takes what comes within a fifth of a second: (line, exit status) where it ends the run."""
         for ready, _ in self.chooser.select(0.2):
             link = ready.fileobj
             if link is self.server:
-                link, _ = self.server.accept()
-                self.chooser.register(link, selectors.EVENT_READ)
-                self.rests[link] = b""
+                with contextlib.suppress(OSError):  # gone again already
+                    link, _ = self.server.accept()
+                    self.chooser.register(link, selectors.EVENT_READ)
+                    self.rests[link] = b""
                 continue
             messages, self.rests[link] = receive(link, self.rests[link])
             if messages is None:
                 self.chooser.unregister(link)
+                del self.rests[link]
+                link.close()
                 peer = self.peers.get(link)
                 if peer and not peer.left:
                     peer.left = True
-                    return f"{peer.name} has gone", GONE
+                    return f"{peer.name} has gone", STOPPED
                 continue
             for message in messages:
                 if ending := self.note(link, message):
@@ -205,6 +214,9 @@ class Hub:
         return None
 
     def silent(self, now: float) -> str:
+        if len(self.peers) < self.others and now - self.began > LOST:
+            found = f"{len(self.peers)} of {self.others} other processes"
+            return f"only {found} have found the way to this one's port {self.server.getsockname()[1]}: a firewall?"
         for peer in self.present():
             if now - peer.heard > LOST:
                 return f"nothing has been heard of {peer.name} for {LOST:.0f} s: it hangs or its machine is lost"
@@ -237,6 +249,17 @@ def send(link: socket.socket, message: Mapping[str, Any]) -> bool:
     return True
 
 
+def drain(link: socket.socket) -> None:
+    """Closes a link after its last word. With something unread it would be cut, and the word lost: so it is read until the
+    other side closes, for a second at most."""
+    with contextlib.suppress(OSError):
+        link.shutdown(socket.SHUT_WR)
+        link.settimeout(1.0)
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end and link.recv(65536):
+            pass
+
+
 def receive(link: socket.socket, rest: bytes) -> tuple[list[dict[str, Any]] | None, bytes]:
     """(messages that have come, the start of the next one) after what was left of the last time; None: the other side is gone."""
     try:
@@ -250,6 +273,7 @@ def receive(link: socket.socket, rest: bytes) -> tuple[list[dict[str, Any]] | No
     *lines, rest = (rest + data).split(b"\n")
     try:
         messages = [json.loads(line) for line in lines]
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, rest  # none of ours: something on the network that tries ports
-    return (messages if all(isinstance(m, dict) for m in messages) else None), rest
+    ours = all(isinstance(m, dict) for m in messages) and len(rest) < 65536
+    return (messages if ours else None), rest

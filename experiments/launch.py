@@ -12,7 +12,6 @@ from pathlib import Path
 from common.errors import InputError
 
 STARTED = time.monotonic()  # a time limit counts from here
-STOPPED = 75  # EX_TEMPFAIL: saved after SIGTERM or SIGINT; the same command goes on
 
 
 def prepare_process() -> None:
@@ -62,6 +61,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         print(f"error: {line}", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
+        line = "interrupted"
         code = 128 + signal.SIGINT
     except RuntimeError as error:
         if others() and type(error).__name__ == "JaxRuntimeError":

@@ -43,7 +43,6 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--quiet", action="store_true", help="no progress on the screen")
     add_processes(arguments)
     flags, config = parse_with_config(arguments, argv)
-    join_processes(flags)
     if flags.seeds and not flags.record:
         arguments.error("--seeds needs --record NAME")
     if flags.allow_missing and not flags.init_from:
@@ -52,6 +51,7 @@ def main(argv: list[str]) -> int:
         seeds = [int(s) for s in flags.seeds.split(",")] if flags.seeds else [config.seed]
     except ValueError:
         arguments.error(f"--seeds {flags.seeds}: expected numbers, like 0,1,2")
+    join_processes(flags)
 
     scored = []
     for seed in seeds:
@@ -113,7 +113,7 @@ def record(
     minutes = []
     for workdir, _ in scored:
         with Checkpoints(workdir / "checkpoints") as checkpoints:
-            minutes.append(checkpoints.manifest(checkpoints.latest())["host"]["minutes"])
+            minutes.append(checkpoints.manifest(checkpoints.newest())["host"]["minutes"])
     path = Path("experiments/results") / f"{name}.json"
     write_result(
         path,

@@ -14,8 +14,10 @@ from common.evaluate import evaluate
 from common.log import Clock, read_lines
 from common.loop import open_batches
 from common.plan import make_plan
+from common.run import load_run, open_plan
 from common.state import abstract_state, create_state
 from common.step import make_eval_step, make_pmap_train_step, make_train_step
+from experiments.evaluate import evaluate_run
 from experiments.tasks import make_task
 from tests.small_configs import STEPS, lstm, unet
 
@@ -67,11 +69,15 @@ WAYS = {
     "fsdp 2 of 4": {"devices": 4, "fsdp": 2},
     "pmap 4": {"devices": 4, "make": make_pmap_train_step},
     "2 x 2 micro-batches": {"devices": 2, "accumulate": 2},
+    "fsdp 2 x space 2": {"devices": 4, "fsdp": 2, "space": 2},
 }
-slow = [pytest.param("unet", way, marks=pytest.mark.slow) for way in ("2", "4", "fsdp 8", "pmap 4")]
+SLOW = ("2", "4", "fsdp 8", "pmap 4", "2 x 2 micro-batches", "fsdp 2 x space 2")
+slow = [pytest.param("unet", way, marks=pytest.mark.slow) for way in SLOW]
 
 
-@pytest.mark.parametrize(("name", "way"), [*(("lstm", w) for w in WAYS), ("unet", "8"), ("unet", "fsdp 2 of 4"), *slow])
+@pytest.mark.parametrize(
+    ("name", "way"), [*(("lstm", w) for w in WAYS if "space" not in w), ("unet", "8"), ("unet", "fsdp 2 of 4"), *slow]
+)
 def test_the_same_curve_over_50_steps(x64, alone, name, way):
     found = curve(CONFIGS[name](), **WAYS[way])
     assert found[0].shape[0] == STEPS and len(np.unique(found[0][:, 1])) == STEPS  # no two gradient norms are alike
@@ -171,3 +177,17 @@ def test_space_is_for_images_and_pmap_for_rows_alone():
     plan = make_plan(config, make_task(config))
     with pytest.raises(InputError, match="config.loop.driver='pmap': splits rows only"):
         make_pmap_train_step(plan.task, plan.optimizer, plan.mesh, seed=0)
+
+
+def test_a_run_of_many_devices_is_opened_and_scored_on_fewer(tmp_path):
+    config = lstm()
+    config.model.dtype = "float32"
+    config.mesh.update({"devices": 8, "fsdp": 8})
+    config.loop.update({"duration": "4 steps", "eval": "4 steps", "save": "4 steps"})
+    assert loop.train(config, make_task(config), tmp_path, quiet=True) == 0
+    run = load_run(tmp_path)
+    scores = evaluate_run(run, "validation")
+    last = [line for line in read_lines(tmp_path / "metrics.jsonl") if line["split"] == "validation"][-1]
+    np.testing.assert_allclose(scores["loss"], last["loss"], rtol=1e-5)
+    run.config.data.eval_batch_size = 6  # does not divide over 8
+    assert open_plan(run).mesh.devices.size == 6

@@ -14,13 +14,14 @@ from types import SimpleNamespace
 import pytest
 
 from common.errors import InputError
+from common.gpus import find_gpus
 from common.sweeps import Study, Sweep, grid, integers
 from experiments.sweep import __main__ as sweep
 from experiments.sweep import runs as sweep_runs
 from experiments.sweep import worker as sweep_worker
 from experiments.sweep.book import open_book
 from experiments.sweep.page import seed_groups
-from experiments.sweep.slots import find_cores, find_gpus, make_slots
+from experiments.sweep.slots import find_cores, make_slots
 
 BASE = """
 from ml_collections import ConfigDict

@@ -1,5 +1,6 @@
 """The watch over several processes, without jax: real processes that die, stop, hang, fail or end well."""
 
+import contextlib
 import json
 import signal
 import socket
@@ -46,13 +47,15 @@ time.sleep(30)
 """
 
 
-def launch(tmp_path, what, count=3):
+def launch(tmp_path, what, count=3, missing=None):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
     command = lambda i: [sys.executable, str(script), str(i), str(count), str(tmp_path / "door"), what]
     env = {"PYTHONPATH": ".", "PATH": ""}
     start = lambda i: subprocess.Popen(command(i), stderr=subprocess.PIPE, text=True, env=env)
-    running = [start(i) for i in range(count)]
+    if missing is not None:
+        (tmp_path / f"door.{missing}").touch()
+    running = [start(i) for i in range(count) if i != missing]
     while not all((tmp_path / f"door.{i}").exists() for i in range(count)):
         assert all(p.poll() is None for p in running)
         time.sleep(0.01)
@@ -112,11 +115,19 @@ def test_all_may_end_in_any_order(tmp_path):
 def test_a_stranger_on_the_port_changes_nothing(tmp_path):
     running = launch(tmp_path, "wait", count=2)
     port = json.loads((tmp_path / "door").read_text())["port"]
-    for text in (b"GET / HTTP/1.1\r\n\r\n", b'[1]\n{"word": "no", "name": "x"}\n{"left": 1, "line": "end"}\n', b""):
-        with socket.create_connection(("localhost", port)) as stranger:
+    wrong = b'[1]\n{"word": "no", "name": "x"}\n{"left": 1, "line": "end"}\n'
+    for text in (b"[" * 60000 + b"\n", b"x" * 200000, b"GET / HTTP/1.1\r\n\r\n", wrong, b""):
+        with contextlib.suppress(OSError), socket.create_connection(("localhost", port)) as stranger:
             stranger.sendall(text)
     time.sleep(3)  # longer than the silence after which the other one would be lost
     assert [p.poll() for p in running] == [None, None]
     for process in running:
         process.kill()
         process.communicate()
+
+
+def test_a_process_that_does_not_find_the_watch_is_missed(tmp_path):
+    running = launch(tmp_path, "wait", count=3, missing=2)
+    codes, said = finish(running)
+    assert codes == [75, 75]
+    assert all("only 1 of 2 other processes have found the way to this one's port" in text for text in said)

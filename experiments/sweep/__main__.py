@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError
+from common.gpus import find_gpus
 from common.sweeps import Sweep, load_sweep
 from experiments.arguments import parse_with_config, parser, seconds
 from experiments.sweep.book import Book, config_of, open_book, train_words
 from experiments.sweep.local import Source, launch_local, list_source
 from experiments.sweep.runs import FAILED, FINISHED, STOPPED, TO_DO, Run, alone, status
-from experiments.sweep.slots import find_cores, find_gpus, make_slots
+from experiments.sweep.slots import find_cores, make_slots
 from experiments.sweep.table import Screen, show_table, write_csv
 
 
@@ -69,6 +70,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Sweep, dict[str, str
     overrides.usage = arguments.format_usage().removeprefix("usage: ")
     given, _ = parse_with_config(overrides, ["--config", sweep.base, *rest])
     flags.given = given.overrides
+    if flags.together is not None and flags.together < 0:
+        arguments.error(f"--together {flags.together}: at most how many, from 1 on; 0 or none: as many as fit")
     return flags, sweep, dict(word.removeprefix("--config.").split("=", 1) for word in given.overrides)
 
 

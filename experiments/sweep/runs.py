@@ -21,10 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.errors import InputError
+from common.errors import STOPPED, InputError
 from common.files import write_text
 
-FINISHED, FAILED, STOPPED, HELD = 0, 1, 75, 76  # exit codes of a worker; HELD: another process has the run
+FINISHED, FAILED, HELD = 0, 1, 76  # exit codes of a worker; HELD: another process has the run
 TO_DO = ("waiting", "killed", "stopped")
 PATIENCE = 2.0  # seconds: whoever only looks at a lock holds it for an instant
 

@@ -3,10 +3,7 @@
 import contextlib
 import dataclasses
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from common.errors import InputError
 
@@ -78,20 +75,6 @@ def make_slots(processes: int, threads: int, gpus: Sequence[str], cores: Sequenc
 def parts(cores: Sequence[int], width: int, place: int) -> tuple[int, ...]:
     """`width` cores for the process number `place`; after the last core comes the first."""
     return tuple(sorted(cores[(place * width + i) % len(cores)] for i in range(width)))
-
-
-def find_gpus(environ: Mapping[str, str]) -> list[str]:
-    """The GPUs as CUDA_VISIBLE_DEVICES names them, found without opening one: jax would take their memory."""
-    if environ.get("JAX_PLATFORMS", "") == "cpu":
-        return []
-    if "CUDA_VISIBLE_DEVICES" in environ:
-        return [name for name in environ["CUDA_VISIBLE_DEVICES"].replace(" ", "").split(",") if name not in ("", "-1")]
-    if tool := shutil.which("nvidia-smi"):
-        listed = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False)
-        if listed.returncode == 0:
-            return [str(i) for i in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))]
-    driver = Path("/proc/driver/nvidia/gpus")
-    return [str(i) for i in range(len(list(driver.iterdir())))] if driver.is_dir() else []
 
 
 def find_cores() -> list[int]:

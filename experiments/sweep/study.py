@@ -62,7 +62,13 @@ def study_source(book: Book) -> Source:
             tried.add(run.name)
             return [run]
 
+    seen: dict[str, int] = {}
+
     def watch(run: Run, now: State) -> bool:
+        count = len(scores(read_metrics(run.folder), book.metric, book.split))
+        if seen.get(run.name) == count:
+            return False  # nothing new: the lock of the study is for those who have something to tell
+        seen[run.name] = count
         with alone(book.workdir):
             return report(study, book, run)
 
