@@ -104,7 +104,7 @@ def run_steps(
     signals: Signals,
     deadline: float = math.inf,
 ) -> int:
-    """The loop itself. The metrics of a step are read while the next one runs, so the device never waits for the log."""
+    """The loop itself."""
     config, every, last = plan.config, plan.every, plan.steps
     make_step = make_pmap_train_step if plan.loop.driver == "pmap" else make_train_step
     step_fn = make_step(plan.task, plan.optimizer, plan.mesh, seed=config.seed)
@@ -117,22 +117,7 @@ def run_steps(
     batches = open_batches(plan, start)
     clock = Clock(start, host.minutes)
     trigger = averaging_trigger(plan, host)
-    pending = None
-
-    def read_pending():
-        nonlocal pending
-        if pending is None:
-            return
-        (step, metrics), pending = pending, None
-        add_to_window(host.window, jax.device_get(metrics))
-        check_finite(step, metrics, checkpoints)
-        if step % every["log"] == 0 or step == last:
-            write_train_line(log, step, host, clock.window(step, config.data.batch_size, batches))
-
-    def save(step):
-        doing(f"saving step {step}")
-        host.minutes = clock.minutes()
-        checkpoints.save(step, state, dataclasses.asdict(host))
+    latest = Latest(plan, host, checkpoints, log, clock, batches)
 
     try:
         for step in range(start + 1, last + 1):
@@ -140,13 +125,13 @@ def run_steps(
             batch = meshes.put(plan.mesh, next(batches), plan.task.spatial)
             doing(f"in step {step}")
             state, metrics = step_fn(state, batch, *trigger)
-            read_pending()
-            pending = (step, metrics)
+            latest.read()
+            latest.step, latest.metrics = step, metrics
             clock.first_step(metrics, batches)
             log.tick(step)
             better = False
             if step % every["eval"] == 0 or step == last:
-                read_pending()
+                latest.read()
                 with clock.pause():
                     better = score(plan, eval_step, state, host, log, step)
                     trigger = averaging_trigger(plan, host)
@@ -155,9 +140,11 @@ def run_steps(
             stopped = signals.stop_now()
             stop = stopped or out_of_patience(plan.loop, host)
             if better or stop or step % every["save"] == 0 or step == last:
-                read_pending()  # before a state is kept, its losses are known to be finite
+                latest.read()  # before a state is kept, its losses are known to be finite
                 with clock.pause():
-                    save(step)
+                    doing(f"saving step {step}")
+                    host.minutes = clock.minutes()
+                    checkpoints.save(step, state, dataclasses.asdict(host))
             else:
                 checkpoints.poll()
             if stop:
@@ -170,10 +157,35 @@ def run_steps(
     if stopped and step < last:
         log.say(f"stopped at step {step} of {last}, saved; the same command goes on")
         return STOPPED
-    if stop:
+    if stop and not stopped:
         log.say(f"no better {plan.loop.best.split()[1]} for {host.worse} evaluations: ended at step {step}")
     log.say(clock.report())
     return 0
+
+
+@dataclasses.dataclass
+class Latest:
+    """The metrics of the step that runs: read while the next one does, so that the device never waits for the log."""
+
+    plan: Plan
+    host: Host
+    checkpoints: Checkpoints
+    log: Log
+    clock: Clock
+    batches: data.Batches
+    step: int = 0
+    metrics: dict | None = None
+
+    def read(self) -> None:
+        """Adds them to the window; writes a log line where one is due. Raises InputError where they are not finite."""
+        if self.metrics is None:
+            return
+        metrics, self.metrics = self.metrics, None
+        add_to_window(self.host.window, jax.device_get(metrics))
+        check_finite(self.step, metrics, self.checkpoints)
+        if self.step % self.plan.every["log"] == 0 or self.step == self.plan.steps:
+            times = self.clock.window(self.step, self.plan.config.data.batch_size, self.batches)
+            write_train_line(self.log, self.step, self.host, times)
 
 
 def score(plan: Plan, eval_step: Callable, state: TrainState, host: Host, log: Log, step: int) -> bool:
