@@ -51,7 +51,8 @@ class Checkpoints:
         with disk_errors(self.folder):
             if processes.is_first():  # a step without a manifest, or one that failed its check, is written anew
                 self.manifest_path(step).unlink(missing_ok=True)
-                shutil.rmtree(self.path(step), ignore_errors=True)
+                for left in (self.path(step), *self.folder.glob(f"{step:06d}.orbax-checkpoint-tmp*")):
+                    shutil.rmtree(left, ignore_errors=True)
                 self.folder.mkdir(parents=True, exist_ok=True)
             processes.barrier("the folder of a checkpoint")
             tree = {part: getattr(state, part) for part in PARTS}

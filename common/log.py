@@ -65,9 +65,9 @@ class Log:
         elif note:
             self.say(f"step {step}/{self.steps}  {note}")
 
-    def say(self, text: str) -> None:
-        """A line on the screen (above the bar)."""
-        if not self.quiet:
+    def say(self, text: str, *, always: bool = False) -> None:
+        """A line on the screen (above the bar); `always`: also where it is quiet."""
+        if not self.quiet or (always and self.writes):
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -42,17 +43,27 @@ class Host:
 
 
 def prepare_folder(workdir: Path, config: ConfigDict) -> None:
-    """Makes the run folder, or checks that it is this config's. Raises InputError that shows the difference."""
+    """Makes the run folder, or checks that it is this config's. Raises InputError that shows the difference; also where
+    another process has another config than the first one."""
+    first = configs.from_json(processes.text_of_first(configs.to_json(config)))
+    changes = configs.difference(first, config, free=("data.root", "data.threads", "data.cache_mb"))
+    if changes:
+        raise InputError(
+            f"another config than that of process 0 ({'; '.join(changes)}); start all with the same command"
+        )
     if not processes.is_first():
         return processes.barrier("the run folder")
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
     if path.exists():
-        changes = configs.difference(configs.from_json(path.read_text()), config)
+        old = configs.from_json(path.read_text())
+        changes = configs.difference(old, config)
         if changes:
             raise InputError(
                 f"--workdir {workdir}: holds a run of another config ({'; '.join(changes)}); use another folder"
             )
+        if old.loop.duration != config.loop.duration:
+            print(f"loop.duration: {old.loop.duration!r} before, {config.loop.duration!r} now", file=sys.stderr)
     write_text(path, configs.to_json(config))
     return processes.barrier("the run folder")
 
@@ -73,6 +84,8 @@ def train(
     for bad input, and for a loss that is not finite.
     """
     plan = make_plan(config, task)
+    if not quiet:
+        processes.introduce(plan.mesh.shape)
     prepare_folder(workdir, config)
     with Checkpoints(workdir / "checkpoints", plan.loop.keep) as checkpoints, Signals() as signals:
         state, host = first_state(plan, checkpoints, initial)
@@ -113,6 +126,8 @@ def run_steps(
     if start >= last or out_of_patience(plan.loop, host):
         log.say(f"already done: step {start} of {last}")
         return 0
+    if start:
+        log.say(f"goes on at step {start} of {last}")
     processes.stall_after(plan.loop.stall)
     batches = open_batches(plan, start)
     clock = Clock(start, host.minutes)
@@ -155,7 +170,8 @@ def run_steps(
         batches.close()
         processes.stall_after(0)  # what comes now (scores of whole images, another run's data) takes its time
     if stopped and step < last:
-        log.say(f"stopped at step {step} of {last}, saved; the same command goes on")
+        why = "the time limit" if time.monotonic() > deadline else "a signal"
+        log.say(f"stopped by {why} at step {step} of {last}, saved; the same command goes on", always=True)
         return STOPPED
     if stop and not stopped:
         log.say(f"no better {plan.loop.best.split()[1]} for {host.worse} evaluations: ended at step {step}")

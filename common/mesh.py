@@ -37,7 +37,9 @@ def make_mesh(devices: int = 0, fsdp: int = 1, space: int = 1) -> Mesh:
     for name, size in (("fsdp", fsdp), ("space", space)):
         if size < 1 or count % (size if name == "fsdp" else fsdp * size):
             over = f" / fsdp {fsdp}" if name == "space" and fsdp > 1 else ""
-            raise InputError(f"config.mesh.{name}={size}: does not divide {count} devices{over}; use a divisor of it")
+            raise InputError(
+                f"config.mesh.{name}={size}: does not divide the {count} devices in use{over}; take a divisor"
+            )
     if len(jax.local_devices()) % space:
         raise InputError(
             f"config.mesh.space={space}: does not divide the {len(jax.local_devices())} devices of a process"

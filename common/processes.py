@@ -7,6 +7,7 @@ has it.
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -39,20 +40,25 @@ def start(coordinator: str = "", processes: int = 0, process: int = -1, timeout:
     # Two programs with collectives in flight can wait for each other for ever on few cores: one at a time.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     where = found.get("coordinator_address", "the first one's node")
-    alarm = threading.Timer(
-        timeout, not_met, (f"the processes of this run did not meet within {timeout} s at {where}",)
-    )
-    alarm.daemon = True
-    alarm.start()
+    late = f"the processes of this run did not meet within {timeout} s at {where}"
+    timers = threading.Timer(timeout, not_met, (late,)), threading.Timer(10, waiting, (where, timeout))
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         jax.distributed.initialize(**found, initialization_timeout=timeout + 60)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the processes of this run did not meet: {first_line(error)}") from None
     finally:
-        alarm.cancel()
+        for timer in timers:
+            timer.cancel()
     if jax.process_count() > 1:
         global _watch
         _watch = Watch(jax.process_index(), jax.process_count(), bytes_of_first)
+
+
+def waiting(where: str, timeout: int) -> None:
+    print(f"waiting for the other processes at {where}, up to {timeout} s", file=sys.stderr, flush=True)
 
 
 def not_met(line: str) -> None:
@@ -64,6 +70,23 @@ def not_met(line: str) -> None:
 def bytes_of_first(text: bytes) -> bytes:
     """The bytes of process 0, as many as these."""
     return bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8)))
+
+
+def text_of_first(text: str) -> str:
+    """The text of process 0."""
+    if jax.process_count() == 1:
+        return text
+    size = agreed(len(text.encode()))
+    return bytes_of_first(text.encode()[:size].ljust(size)).decode()
+
+
+def introduce(mesh: Mapping[str, int]) -> None:
+    """A line from each of several processes: who it is, and what all work with."""
+    if jax.process_count() == 1:
+        return
+    own = f"process {jax.process_index()} of {jax.process_count()} ({socket.gethostname()}), {jax.local_device_count()} devices"
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.items())
+    print(f"{own}; all: {axes}" + ("" if is_first() else "; process 0 reports"), file=sys.stderr, flush=True)
 
 
 def first_line(error: Exception) -> str:
@@ -86,11 +109,12 @@ def settings(coordinator: str, processes: int, process: int, environ: Mapping[st
         if not coordinator and "OMPI_MCA_orte_hnp_uri" not in environ:
             raise InputError("Open MPI 5 does not tell where process 0 is: give --coordinator HOST:PORT of its node")
     if processes or process >= 0:
-        if not (coordinator and processes > 0 and 0 <= process < processes):
-            raise InputError(
-                f"--coordinator {coordinator or '(missing)'} --processes {processes} --process {process}: all three belong "
-                "together, with 0 <= process < processes"
-            )
+        flags = {"--coordinator": coordinator, "--processes": processes > 0, "--process": process >= 0}
+        missing = [flag for flag, value in flags.items() if not value]
+        if missing:
+            raise InputError(f"{' and '.join(missing)}: missing; {', '.join(flags)} belong together")
+        if process >= processes:
+            raise InputError(f"--process {process}: of --processes {processes} the last is {processes - 1}")
         if processes == 1:
             return None
         given = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}

@@ -11,6 +11,7 @@ An override is a config key and its value; a run is a dict of them. Same call, s
 
 import dataclasses
 import hashlib
+import inspect
 import itertools
 import json
 import math
@@ -94,13 +95,13 @@ def zipped(axes: Mapping[str, Iterable[Any]]) -> list[Overrides]:
 
 def chain(*lists: Iterable[Overrides]) -> list[Overrides]:
     """One list after the other. Raises InputError for a run that is in two of them."""
-    return distinct(itertools.chain(*lists), "chain")
+    return distinct(itertools.chain(*runs_of("chain", lists)), "chain")
 
 
 def product(*lists: Iterable[Overrides]) -> list[Overrides]:
     """Every run of each list with every run of the others. Raises InputError where two of them set one key."""
     runs: list[Overrides] = [{}]
-    for other in map(list, lists):
+    for other in runs_of("product", lists):
         for a, b in itertools.product(runs[:1], other[:1]):
             if both := sorted(set(a) & set(b)):
                 raise InputError(f"product: {both[0]!r} is set in two of the lists; set each key in one of them")
@@ -125,6 +126,14 @@ def random(count: int, seed: int, space: Mapping[str, Any]) -> list[Overrides]:
     if len(found) < count:
         raise InputError(f"random: {count} runs asked for, but only {len(found)} different ones were found; use grid")
     return list(found.values())
+
+
+def runs_of(name: str, lists: Iterable[Iterable[Overrides]]) -> list[list[Overrides]]:
+    """The lists of runs. Raises InputError for what is none, like the dict that grid takes."""
+    found = [list(runs) if isinstance(runs, Iterable) and not isinstance(runs, Mapping) else None for runs in lists]
+    if not all(runs is not None and all(isinstance(run, Mapping) for run in runs) for runs in found):
+        raise InputError(f"{name}: expected lists of runs; use grid({{...}})")
+    return found
 
 
 def values_of(name: str, key: str, values: Iterable[Any]) -> list[Any]:
@@ -179,7 +188,7 @@ class Sweep:
 
     base: a config, like 'configs/unet_brain.py:smoke'. runs: what differs in each; or a study. common: overrides of all
     runs. metric: 'max NAME' or 'min NAME' by which runs are compared, and the best checkpoint of each is chosen;
-    empty: the config's loop.best.
+    empty: the config's loop.best. file: set by load_sweep, for messages.
     """
 
     base: str
@@ -187,19 +196,23 @@ class Sweep:
     study: Study | None = None
     common: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metric: str = ""
+    file: str = ""
 
 
 def load_sweep(spec: str) -> Sweep:
     """The sweep of 'configs/sweeps/NAME.py[:variant]'. Raises InputError where the file or what it gives is wrong."""
     path, _, variant = spec.partition(":")
     module = load_module(path, "--sweep", "get_sweep", "configs/sweeps/brain_rates.py")
-    sweep = module.get_sweep(variant)
+    takes_variant = bool(inspect.signature(module.get_sweep).parameters)
+    if variant and not takes_variant:
+        raise InputError(f"--sweep {spec}: this sweep has no variants (its get_sweep takes no argument); use --sweep {path}")
+    sweep = module.get_sweep(variant) if takes_variant else module.get_sweep()
     if not isinstance(sweep, Sweep):
         raise InputError(f"--sweep {path}: get_sweep gave a {type(sweep).__name__}; expected a common.sweeps.Sweep")
     if bool(sweep.runs) == bool(sweep.study):
         raise InputError(f"--sweep {path}: expected either runs or a study, and not both")
     distinct(sweep.runs, f"--sweep {path}")
-    return sweep
+    return dataclasses.replace(sweep, file=path)
 
 
 def text_of(value: Any) -> str:

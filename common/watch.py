@@ -139,12 +139,9 @@ class Watch:
         """Ends this process, whatever its main thread waits for."""
         if self.ended.is_set():
             return
-        cure = "the same command goes on from the last checkpoint, also with fewer processes"
-        print(
-            f"error: {line}; this one ({self.name}) ends" + (f": {cure}" if code == STOPPED else ""),
-            file=sys.stderr,
-            flush=True,
-        )
+        cure = ". The same command goes on from the last checkpoint, also with fewer processes"
+        told = f"error: {line}; {self.name} ends, too{cure if code == STOPPED else ''}"
+        print(told, file=sys.stderr, flush=True)
         os._exit(code)
 
 

@@ -1,6 +1,7 @@
 """The command line of every entry point: argparse, and `--config.a.b=VALUE` or `--config.a.b VALUE`."""
 
 import argparse
+import re
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -55,7 +56,9 @@ def join_processes(flags: argparse.Namespace) -> None:
 
 
 def seconds(text: str) -> float:
-    """Seconds in a time as SLURM writes it: MINUTES, MM:SS, HH:MM:SS, D-HH:MM:SS. For argparse: raises ValueError."""
+    """Seconds in a time as SLURM writes it: MINUTES, MM:SS, HH:MM:SS, D-HH:MM:SS. For argparse: raises its ArgumentTypeError."""
+    if not re.fullmatch(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected MINUTES, MM:SS, HH:MM:SS or D-HH:MM:SS")
     days, dash, clock = text.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
     if dash:

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -74,12 +73,11 @@ def train_one(config, workdir: Path, flags) -> int:
     if findings:
         more = f" (and {len(findings) - 1} more: python -m experiments.check_data)" if len(findings) > 1 else ""
         raise InputError(f"{findings[0]}{more}")
-    start = time.perf_counter()
     initial = initial_from(flags.init_from, flags.allow_missing) if flags.init_from else None
     deadline = launch.STARTED + flags.time_limit if flags.time_limit else math.inf
     code = loop.train(config, task, workdir, initial=initial, quiet=flags.quiet, deadline=deadline)
     if not flags.quiet and code == 0 and is_first():
-        print(f"trained in {(time.perf_counter() - start) / 60:.1f} minutes: {workdir}", file=sys.stderr)
+        print(f"done: {workdir}; its page: python -m experiments.report --workdir {workdir}", file=sys.stderr)
     return code
 
 

@@ -44,12 +44,20 @@ def words(name, workdir, steps):
     ]
 
 
-def launch(command, count, cwd=None):
+def launch(command, count, cwd=None, changes=None):
     """`count` processes of one run."""
     port = free_port()
     env = os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": str(Path.cwd())}
     env.pop("XLA_FLAGS", None)
-    more = lambda i: ["--coordinator", f"localhost:{port}", "--processes", str(count), "--process", str(i)]
+    more = lambda i: [
+        "--coordinator",
+        f"localhost:{port}",
+        "--processes",
+        str(count),
+        "--process",
+        str(i),
+        *(changes or {}).get(i, []),
+    ]
     pipe = {"stderr": subprocess.PIPE, "text": True}
     start = lambda i: subprocess.Popen([sys.executable, *command, *more(i)], **pipe, env=env, cwd=cwd)
     return [start(i) for i in range(count)]
@@ -150,6 +158,13 @@ def test_bad_input_that_one_process_meets_ends_all_with_its_line(tmp_path):
     assert codes == [1, 1]
     assert "holds a run of another config (optimizer.learning_rate" in said[0]
     assert "process 0" in said[1] and "holds a run of another config" in said[1]
+
+
+def test_another_config_in_one_process_is_named(tmp_path):
+    first, second = launch(words("lstm", tmp_path, 20), 2, changes={1: ["--config.optimizer.learning_rate=0.5"]})
+    codes, said = finish([first, second])
+    assert codes == [1, 1]
+    assert all("another config than that of process 0 (optimizer.learning_rate: " in text for text in said)
 
 
 def test_a_batch_that_does_not_divide_over_the_processes_is_named(tmp_path):
@@ -270,8 +285,13 @@ def test_where_a_process_finds_the_others(flags, environ, expected):
     ("flags", "environ", "message"),
     [
         ({"coordinator": "node1"}, {}, "--coordinator node1: expected HOST:PORT"),
-        ({"processes": 2, "process": 1}, {}, "all three belong together"),
-        ({"coordinator": "a:1", "processes": 2, "process": 2}, {}, "all three belong together"),
+        (
+            {"processes": 2, "process": 1},
+            {},
+            "--coordinator: missing; --coordinator, --processes, --process belong together",
+        ),
+        ({"coordinator": "a:1", "process": 1}, {}, "--processes: missing"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, {}, "--process 2: of --processes 2 the last is 1"),
         ({"coordinator": "a:1"}, {}, "needs --processes and --process"),
         ({}, {"OMPI_COMM_WORLD_SIZE": "2"}, "Open MPI 5 does not tell where process 0 is"),
         ({}, SLURM | {"SLURM_STEP_TASKS_PER_NODE": "3(x3)"}, "3 processes on a node that see 4 GPUs"),

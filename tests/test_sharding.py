@@ -152,8 +152,8 @@ def test_checkpoints_move_between_all_ways(x64, tmp_path):
 @pytest.mark.parametrize(
     ("mesh", "message"),
     [
-        ({"devices": 8, "fsdp": 3}, "config.mesh.fsdp=3: does not divide 8 devices"),
-        ({"devices": 8, "fsdp": 4, "space": 4}, "config.mesh.space=4: does not divide 8 devices / fsdp 4"),
+        ({"devices": 8, "fsdp": 3}, "config.mesh.fsdp=3: does not divide the 8 devices in use"),
+        ({"devices": 8, "fsdp": 4, "space": 4}, "config.mesh.space=4: does not divide the 8 devices in use / fsdp 4"),
         ({"devices": 99}, "config.mesh.devices=99: this machine has 8"),
         ({"devices": 8, "space": 8, "fsdp": 1, "crop": [20, 20]}, "config.mesh.space=8: does not divide the height 20"),
     ],

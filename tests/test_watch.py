@@ -80,7 +80,7 @@ def test_a_process_that_dies_or_falls_silent_is_named_by_all_others(tmp_path, vi
     assert codes == [75, 75]
     for text in said:
         assert f"process {victim} (" in text.split(";")[0] and f"pid {running[victim].pid}" in text.split(";")[0]
-        assert "the same command goes on from the last checkpoint" in text
+        assert "The same command goes on from the last checkpoint" in text
         assert len(text.strip().splitlines()) == 1
 
 
