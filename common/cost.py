@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from common.collectives import Collective, collectives
 from common.errors import InputError
 from common.mesh import FSDP, SPACE, batch_shardings, fsdp_axis
-from common.program import Collective, Program, collectives, flops, traffic
+from common.program import Program, flops, traffic
 from common.state import TrainState
 from common.task import Task
 

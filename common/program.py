@@ -8,9 +8,6 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 # These name memory and move nothing; the bodies of those that call are counted by themselves.
 FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "call", "conditional", "iota")
 FREE += ("after-all", "opt-barrier", "partition-id", "replica-id")
@@ -66,31 +63,6 @@ class Run(NamedTuple):
     computation: Computation
     times: int
     known: bool
-
-
-class Collective(NamedTuple):
-    """A collective. bytes: of the whole that takes part on one device (the full array of a gather or a scatter).
-    groups: the devices that exchange with each other. purpose: what is sent."""
-
-    kind: str
-    bytes: int
-    operands: int
-    purpose: str
-    groups: tuple[tuple[int, ...], ...]
-    times: int
-    known: bool
-
-    @property
-    def size(self) -> int:
-        """Devices in a group."""
-        return max(map(len, self.groups), default=1)
-
-    @property
-    def sent(self) -> float:
-        """Bytes that a device sends, each time, by the ring algorithm."""
-        if self.kind == "collective-permute":
-            return self.bytes
-        return (2 if self.kind == "all-reduce" else 1) * self.bytes * (self.size - 1) / self.size
 
 
 def parse(text: str) -> Program:
@@ -232,60 +204,3 @@ def written(inside: Computation, result: Instruction) -> int:
     if result.kind == "dynamic-update-slice":
         return inside[result.operands[1]].bytes
     return result.bytes
-
-
-def collectives(program: Program) -> list[Collective]:
-    """Every collective of a step, in order, with how often it runs."""
-    found = []
-    for run in runs(program):
-        instruction = run.instruction
-        if instruction.kind.removesuffix("-start") not in COLLECTIVES:
-            continue
-        groups = groups_of(instruction.rest, program.devices)
-        whole = instruction.bytes * (len(groups[0]) if instruction.kind == "reduce-scatter" else 1)
-        purpose = purpose_of(instruction)
-        facts = (len(instruction.operands), purpose, groups, run.times, run.known)
-        found.append(Collective(instruction.kind, whole, *facts))
-    return found
-
-
-def purpose_of(instruction: Instruction) -> str:
-    """What is sent, by the place in the source."""
-    source = instruction.source
-    if re.search(r"_?norm\w*/", source, re.IGNORECASE):
-        return "statistics of norms"
-    if instruction.kind == "all-gather" and source.endswith("/all_gather"):
-        return "parameters"
-    if instruction.kind == "reduce-scatter":
-        return "gradients"
-    if instruction.kind == "all-reduce" and re.search(r"shard_map/psum\)*$", source):
-        return "gradients, metrics"
-    if instruction.kind == "collective-permute":
-        return "borders"
-    return source.rpartition("/")[2] or "unnamed"
-
-
-def groups_of(rest: str, devices: int) -> tuple[tuple[int, ...], ...]:
-    """The groups of devices that a collective names, in any of the ways that XLA writes them."""
-    everybody = np.arange(devices)
-    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
-    if pairs:
-        return tuple(tuple(map(int, pair.split(","))) for pair in re.findall(r"\d+,\d+", pairs[1]))
-    axes = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest)
-    if axes:  # mesh['data'=4,'fsdp'=2] {'data'}
-        sizes = {name: int(n) for name, n in re.findall(r"'(\w+)'=(\d+)", axes[1])}
-        named = [list(sizes).index(name) for name in re.findall(r"'(\w+)'", axes[2])]
-        others = [n for n in range(len(sizes)) if n not in named]
-        size = math.prod(list(sizes.values())[n] for n in named)
-        grid = everybody.reshape(*sizes.values()).transpose(*others, *named).reshape(-1, size)
-        return tuple(tuple(row) for row in grid.tolist())
-    iota = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
-    if iota:  # [2,4]<=[4,2]T(1,0)
-        numbers = lambda text: [int(n) for n in text.split(",")]
-        grid = np.arange(math.prod(numbers(iota[2]))).reshape(numbers(iota[2]))
-        grid = grid.transpose(numbers(iota[3])) if iota[3] else grid
-        return tuple(tuple(row) for row in grid.reshape(numbers(iota[1])).tolist())
-    listed = re.search(r"replica_groups=\{(\{.*?\})\}", rest)
-    if listed:  # {{0,1},{2,3}}
-        return tuple(tuple(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", listed[1]))
-    return (tuple(everybody.tolist()),)

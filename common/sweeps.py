@@ -93,12 +93,12 @@ def zipped(axes: Mapping[str, Iterable[Any]]) -> list[Overrides]:
     return distinct([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)], "zipped")
 
 
-def chain(*lists: Iterable[Overrides]) -> list[Overrides]:
+def chain(*lists: Iterable[Any]) -> list[Overrides]:
     """One list after the other. Raises InputError for a run that is in two of them."""
     return distinct(itertools.chain(*runs_of("chain", lists)), "chain")
 
 
-def product(*lists: Iterable[Overrides]) -> list[Overrides]:
+def product(*lists: Iterable[Any]) -> list[Overrides]:
     """Every run of each list with every run of the others. Raises InputError where two of them set one key."""
     runs: list[Overrides] = [{}]
     for other in runs_of("product", lists):
@@ -128,10 +128,10 @@ def random(count: int, seed: int, space: Mapping[str, Any]) -> list[Overrides]:
     return list(found.values())
 
 
-def runs_of(name: str, lists: Iterable[Iterable[Overrides]]) -> list[list[Overrides]]:
+def runs_of(name: str, lists: Iterable[Iterable[Any]]) -> list[list[Overrides]]:
     """The lists of runs. Raises InputError for what is none, like the dict that grid takes."""
-    found = [list(runs) if isinstance(runs, Iterable) and not isinstance(runs, Mapping) else None for runs in lists]
-    if not all(runs is not None and all(isinstance(run, Mapping) for run in runs) for runs in found):
+    found = [list(runs) for runs in lists]
+    if not all(isinstance(run, Mapping) for runs in found for run in runs):
         raise InputError(f"{name}: expected lists of runs; use grid({{...}})")
     return found
 
@@ -205,7 +205,9 @@ def load_sweep(spec: str) -> Sweep:
     module = load_module(path, "--sweep", "get_sweep", "configs/sweeps/brain_rates.py")
     takes_variant = bool(inspect.signature(module.get_sweep).parameters)
     if variant and not takes_variant:
-        raise InputError(f"--sweep {spec}: this sweep has no variants (its get_sweep takes no argument); use --sweep {path}")
+        raise InputError(
+            f"--sweep {spec}: this sweep has no variants (its get_sweep takes no argument); use --sweep {path}"
+        )
     sweep = module.get_sweep(variant) if takes_variant else module.get_sweep()
     if not isinstance(sweep, Sweep):
         raise InputError(f"--sweep {path}: get_sweep gave a {type(sweep).__name__}; expected a common.sweeps.Sweep")

@@ -217,7 +217,21 @@ def size(count: float, unit: str = "B") -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}"
+    return few_digits(1e3 * seconds)
+
+
+def few_digits(value: float, digits: int = 3) -> str:
+    """More would promise what no estimate has: 22616748 -> '22,600,000'."""
+    rounded = float(f"{value:.{digits}g}")
+    return "<0.01" if value < 0.01 else f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:g}"
+
+
+def duration(seconds: float) -> str:
+    """80 -> '1.33 minutes'."""
+    for unit, length, least in (("days", 86400, 2), ("hours", 3600, 2), ("minutes", 60, 1)):
+        if seconds >= least * length:
+            return f"{few_digits(seconds / length)} {unit}"
+    return f"{few_digits(seconds)} s"
 
 
 def show(facts: dict[str, Any], console: Console) -> None:
@@ -234,13 +248,19 @@ def show(facts: dict[str, Any], console: Console) -> None:
     )
     console.print(table_of_collectives(facts) if facts["sent"] else "nothing is sent between devices")
     console.print(table_of_devices(facts))
-    steps = f"{facts['steps']:,}" if facts["steps"] is not None else "unknown: give --examples N or --read_data"
-    console.print(
-        f"steps of the run ({facts['duration']}): {steps}; compiled in {facts['compile_seconds']:.1f} s",
-        highlight=False,
-    )
+    console.print(f"{length_of(facts)}; compiled in {facts['compile_seconds']:.1f} s", highlight=False, soft_wrap=True)
     for line in facts["not_divided"]:
         console.print(f"whole on each device: {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def length_of(facts: dict[str, Any]) -> str:
+    """The steps of the run, and how long they take on the first devices of the table."""
+    if facts["steps"] is None:
+        return f"steps of the run ({facts['duration']}): unknown: give --examples N or --read_data"
+    steps = f"{facts['steps']:,} steps" + ("" if "step" in facts["duration"] else f" ({facts['duration']})")
+    times = {name: duration(facts["steps"] * row["step"]) for name, row in facts["expected"].items()}
+    how = "at least" if facts["share"] == 1 else f"at {facts['share']:.0%} of the peaks"
+    return f"{steps}: {how} {', '.join(f'{times[name]} on {name}' for name in list(times)[:3])}"
 
 
 def table_of_bytes(facts: dict[str, Any]) -> Table:
@@ -260,7 +280,8 @@ def table_of_bytes(facts: dict[str, Any]) -> Table:
 
 
 def table_of_collectives(facts: dict[str, Any]) -> Table:
-    table = Table(title="collectives of a step")
+    others = any(row["purpose"] == "other" for row in facts["sent"])
+    table = Table(title="collectives of a step", caption=OTHER if others else None)
     for column in ("collective", "of", "among"):
         table.add_column(column)
     for column in ("times", "bytes", "sent by a device"):
@@ -273,20 +294,25 @@ def table_of_collectives(facts: dict[str, Any]) -> Table:
 
 def table_of_devices(facts: dict[str, Any]) -> Table:
     how = "at least" if facts["share"] == 1 else f"at {facts['share']:.0%} of the peaks"
-    table = Table(title=f"milliseconds of a step, {how}, {facts['dtype']}", caption=CAPTION)
+    dtype = "float32 (TF32 on NVIDIA GPUs, bfloat16 passes on TPUs)" if facts["dtype"] == "float32" else facts["dtype"]
+    bound = "a lower bound, but for memory, which" if facts["share"] == 1 else "an estimate; memory"
+    table = Table(title=f"milliseconds of a step, {how}, {dtype}", caption=CAPTION.format(bound=bound))
     table.add_column("device")
-    for column in ("compute", "memory", "links", "step", "rows/s", "of its memory"):
+    steps = facts["steps"]
+    for column in ("compute", "memory", "links", "step", "rows/s", *(["run"] if steps else []), "of its memory"):
         table.add_column(column, justify="right")
     for name, row in facts["expected"].items():
         times = [milliseconds(row[part]) for part in ("compute", "memory", "links", "step")]
-        used = f"{100 * row['memory_used']:.2g}%" + ("" if row["memory_used"] <= 1 else ": does not fit")
-        table.add_row(name, *times, f"{facts['batch_size'] / row['step']:,.0f}", used)
+        run = [duration(steps * row["step"])] if steps else []
+        used = f"{few_digits(100 * row['memory_used'], 2)}%" + ("" if row["memory_used"] <= 1 else ": does not fit")
+        table.add_row(name, *times, few_digits(facts["batch_size"] / row["step"]), *run, used)
     return table
 
 
+OTHER = "other: what the compiler sends to split single operations over devices, by its own rules"
 CAPTION = (
-    "step: the longer of compute and memory, then the links, by published peaks and without latencies: a lower bound, but for "
-    "memory, which is that of the program as compiled for a CPU; other compilers keep more in registers."
+    "step: the longer of compute and memory, then the links, by published peaks and without latencies: {bound} "
+    "is that of the program as compiled for a CPU; other compilers keep more in registers."
 )
 
 

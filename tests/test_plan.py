@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
+from rich.console import Console
 
+from common import collectives as coll
 from common import cost
 from common import program as programs
 from common.config import load_config
@@ -58,7 +60,7 @@ def test_collectives_are_those_that_were_written():
     outs = ((whole, whole), whole, PartitionSpec("x"), whole)
     mapped = jax.shard_map(body, mesh=mesh, in_specs=(whole, PartitionSpec("x")), out_specs=outs, check_vma=False)
     program, _ = compiled(mapped, jnp.zeros(8), jnp.zeros((16, 5)))
-    found = programs.collectives(program)
+    found = coll.collectives(program)
     assert {c.groups for c in found} == {((0, 1, 2, 3),)}
     assert all(c.known for c in found)
     reduced = [c for c in found if c.kind == "all-reduce"]
@@ -74,7 +76,7 @@ def test_a_loop_of_unknown_length_is_said_to_be_one():
     mesh = Mesh(np.array(jax.devices()[:4]), ("x",))
     loop = lambda a: lax.while_loop(lambda v: v.sum() < 100, lambda v: lax.psum(v, "x"), a)
     mapped = jax.shard_map(loop, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
-    found = programs.collectives(compiled(mapped, jnp.ones(8))[0])
+    found = coll.collectives(compiled(mapped, jnp.ones(8))[0])
     assert [(c.bytes, c.times, c.known) for c in found] == [(32, 1, False)]
 
 
@@ -92,7 +94,7 @@ def test_a_loop_of_unknown_length_is_said_to_be_one():
     ],
 )
 def test_groups_in_all_spellings(written, groups):
-    assert programs.groups_of(f"channel_id=1, {written}", 4) == groups
+    assert coll.groups_of(f"channel_id=1, {written}", 4) == groups
 
 
 def test_flops_count_every_turn_of_a_loop():
@@ -194,7 +196,61 @@ def test_data_parallel_sends_the_gradients_once():
 
 def test_statistics_of_norms_are_counted_apart():
     source = '%p = f32[2,8] all-reduce(%x), metadata={op_name="jit(step)/shard_map/jvp(UNet)/down0a_norm/psum"}'
-    assert programs.purpose_of(programs.parse_line(source)) == "statistics of norms"
+    assert coll.purpose_of(programs.parse_line(source)) == "statistics of norms"
+
+
+SPLIT = """HloModule step, num_partitions=4
+
+%body (p: (s32[], f32[4,16], f32[4,8])) -> (s32[], f32[4,16], f32[4,8]) {
+  %p = (s32[], f32[4,16], f32[4,8]) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %w = f32[4,16] get-tuple-element(%p), index=1
+  %x = f32[4,8] get-tuple-element(%p), index=2
+  %copy = f32[4,16] copy(%w)
+  %whole = f32[16,16] all-gather(%copy), replica_groups=[1,4]<=[4], dimensions={0}
+  %rows = f32[16,8] all-gather(%x), replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %t = (s32[], f32[4,16], f32[4,8]) tuple(%i, %w, %x)
+}
+
+%condition (q: (s32[], f32[4,16], f32[4,8])) -> pred[] {
+  %q = (s32[], f32[4,16], f32[4,8]) parameter(0)
+  ROOT %yes = pred[] constant(true)
+}
+
+ENTRY %main (a: s32[], b: f32[4,16], c: f32[4,8]) -> f32[12,16] {
+  %a = s32[] parameter(0), metadata={op_name="state.step"}
+  %b = f32[4,16] parameter(1), metadata={op_name="state.params['w']"}
+  %c = f32[4,8] parameter(2), metadata={op_name="batch['image']"}
+  %start = (s32[], f32[4,16], f32[4,8]) tuple(%a, %b, %c)
+  %loop = (s32[], f32[4,16], f32[4,8]) while(%start), condition=%condition, body=%body
+  %sum = f32[4,16] add(%b, %b)
+  %computed = f32[16,16] all-gather(%sum), replica_groups=[1,4]<=[4], dimensions={0}
+  ROOT %direct = f32[16,16] all-gather(%b), replica_groups=[1,4]<=[4], dimensions={0}
+}
+"""
+
+
+def test_purposes_of_what_the_compiler_has_split():
+    found = coll.collectives(programs.parse(SPLIT))
+    assert [(c.bytes, c.purpose) for c in found] == [
+        (1024, "parameters"),  # through the state of the loop
+        (512, "other"),
+        (1024, "other"),
+        (1024, "parameters"),
+    ]
+    line = '%p = f32[2,8] {kind}(%x), metadata={{op_name="jit(step)/{source}"}}'
+    for kind, source, purpose in (
+        ("collective-permute", "jvp(UNet)/down0a/conv_general_dilated", "borders of images"),
+        ("all-reduce", "while/body/transpose(jvp(UNet))/up2b/dot_general", "gradients"),
+        (
+            "all-reduce",
+            "while/body/transpose(jvp(UNet))/(a/dot_general:a_norm/reduce_sum)",
+            "gradients, statistics of norms",
+        ),
+        ("all-gather", "vmap()/reshape", "augmentation"),
+        ("all-gather", "jvp(UNet)/up3/split", "other"),
+    ):
+        assert coll.purpose_of(programs.parse_line(line.format(kind=kind, source=source))) == purpose
 
 
 def test_fsdp_gathers_what_it_has_split():
@@ -231,8 +287,8 @@ def test_chunks_of_a_recurrence_show_in_the_plan():
 
 def test_seconds_are_the_roofline_and_the_ring():
     device = cost.Device(1e3, 2e3, 1e6, 100.0, 10.0, 2, 1.0)
-    near = programs.Collective("all-reduce", 40, 1, "", ((0, 1), (2, 3)), 3, True)
-    far = programs.Collective("all-gather", 40, 1, "", ((0, 1, 2, 3),), 1, True)
+    near = coll.Collective("all-reduce", 40, 1, "", ((0, 1), (2, 3)), 3, True)
+    far = coll.Collective("all-gather", 40, 1, "", ((0, 1, 2, 3),), 1, True)
     times = cost.seconds(device, "float32", 5e3, 200.0, [near, far])
     assert times == (5.0, 2.0, 3 * 40 / 10 + 30 / 1)
     assert times.step == 5 + 42
@@ -271,6 +327,30 @@ def test_what_would_be_read_is_named():
 def test_epochs_need_the_number_of_examples():
     epochs = configured(TEXT, mesh__devices=4, loop__duration="3 epochs", data__batch_size=16)
     assert planning.open_run(epochs, 160, False)[0].steps == 30
+
+
+def test_numbers_for_people():
+    assert [planning.few_digits(x) for x in (1.96e-6, 0.0123456, 25.43, 22616748)] == [
+        "<0.01",
+        "0.0123",
+        "25.4",
+        "22,600,000",
+    ]
+    spans = [planning.duration(x) for x in (0.001, 59, 84, 3 * 3600, 4 * 86400)]
+    assert spans == ["<0.01 s", "59 s", "1.4 minutes", "3 hours", "4 days"]
+
+
+def test_the_length_of_the_run_and_what_kind_of_number_it_is(capsys):
+    words = ["--config", TEXT, "--config.loop.duration=20000 steps", "--devices", "8"]  # as many as the tests have
+    facts = planning.plan(
+        configured(TEXT, mesh__devices=8, loop__duration="20000 steps", model__dtype="float32"), share=0.4
+    )
+    facts |= {"config": TEXT, "overrides": words}
+    for part, bound in ((0.4, "an estimate"), (1, "a lower bound")):
+        planning.show({**facts, "share": part}, Console(width=250))
+        said = " ".join(capsys.readouterr().out.split())
+        assert bound in said and ("a lower bound" in said) == (part == 1)
+        assert "float32 (TF32 on" in said and "20,000 steps: at " in said and "unnamed" not in said
 
 
 def test_rows_without_candidates_become_scores_and_tables(capsys):

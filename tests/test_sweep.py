@@ -167,7 +167,8 @@ def test_runs_can_be_added_and_removed_ones_are_kept_but_another_base_is_refused
     assert finish(start(files("grid({'optimizer.learning_rate': [0.1, 0.2]})"), workdir))[0] == 0
     path = files("grid({'optimizer.learning_rate': [0.2, 0.3]})")
     code, out, err = finish(start(path, workdir))
-    assert code == 0 and "1 runs of this folder are not in the sweep file" in err
+    assert code == 0 and "not in the sweep file: 1 run of this folder" in err
+    assert "learning_rate=0.1 (not in the sweep file)" in out
     assert {name: len(m["starts"]) for name, m in marks(workdir).items()} == {
         "learning_rate=0.1": 1,
         "learning_rate=0.2": 1,
@@ -181,7 +182,13 @@ def test_runs_can_be_added_and_removed_ones_are_kept_but_another_base_is_refused
 @pytest.mark.parametrize(
     ("expression", "words", "message"),
     [
-        ("[{'optimizer.learning_rat': 1}]", [], "did you mean 'learning_rate'"),
+        (
+            "[{'optimizer.learning_rat': 1}]",
+            [],
+            "sweep.py: config.optimizer.learning_rat: .*did you mean 'learning_rate'",
+        ),
+        ("[{'seed': 1}], common={'optimizer.lr': 1}", [], "sweep.py: config.optimizer.lr: .*known: clip"),
+        ("[{'seed': 1}]", ["--config.optimizer.lr=1"], "^--config.optimizer.lr: "),
         ("[{'optimizer.learning_rate': 'high'}]", [], "expected float"),
         ("[{'seed': 1}]", ["--config.seed=2"], "the sweep sets this key"),
         ("[{'seed': 1}]", ["--config.loop.score_split=test"], "leaves the test part alone"),
@@ -208,7 +215,68 @@ def test_dry_run_prints_commands_that_are_whole_and_writes_nothing(tmp_path, fil
     out = capsys.readouterr().out
     assert out.count("python -m experiments.train --config") == 2
     assert "--config.model.width=4 --config.seed=3 --quiet" in out and "--config.optimizer.clip=2" in out
+    assert "\n2 runs: 2 to start; 1 process of " in out
     assert not (tmp_path / "s").exists()
+
+
+def test_dry_run_tells_what_is_done_and_what_goes_together(tmp_path, files, capsys):
+    path = files("grid({'model.width': [4, 8], 'seed': range(3)})")
+    words = ["--sweep", str(path), "--workdir", str(tmp_path / "s")]
+    _, given, overrides = sweep.parse(words)
+    book = open_book(given, tmp_path / "s", overrides)
+    for run, code in zip(book.runs, [0, 1, 75], strict=False):
+        sweep_runs.begin(run.folder)
+        sweep_runs.end(run.folder, code, 1.0)
+    assert sweep.main([*words, "--dry_run", "--processes", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "python" not in line] == [
+        "finished  width=4,seed=0",
+        "failed    width=4,seed=1",
+        "stopped   width=4,seed=2",
+        "waiting   width=8,seed=0",
+        "waiting   width=8,seed=1",
+        "waiting   width=8,seed=2",
+        f"6 runs: 1 finished, 1 failed, 4 to start; 2 processes of {slot_names(2)}",
+    ]
+    by_width = lambda given: [[i for i, c in enumerate(given) if c.model.width == w] for w in (4, 8)]
+    with pytest.MonkeyPatch.context() as patch:
+        together = SimpleNamespace(groups=by_width)
+        patch.setitem(sys.modules, "common.together", together)
+        patch.setitem(sys.modules, "common.pays", SimpleNamespace(warning=lambda *_: ""))
+        sweep.main([*words, "--dry_run", "--together", "2", "--launcher", "slurm", "--parallel", "5"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count("2 runs in one program:") == 1
+    assert lines[-1] == "6 runs: 1 finished, 1 failed, 4 to start; 3 jobs, at most 5 at once"
+
+
+def slot_names(count):
+    return ", ".join(dict.fromkeys(slot.name for slot in make_slots(count, 0, [], find_cores())))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--partition", "main", "--time", "5", "--cpus", "1"], "--partition, --time, --cpus need --launcher slurm"),
+        (["--wait"], "--wait needs --launcher slurm"),
+        (["--launcher", "slurm", "--processes", "2", "--threads", "1"], "--processes, --threads need --launcher local"),
+    ],
+)
+def test_flags_of_the_other_launcher_are_refused(tmp_path, files, capsys, words, message):
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(["--sweep", str(files("[{'seed': 1}]")), "--workdir", str(tmp_path / "s"), *words])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_run_is_as_far_as_its_newest_checkpoint(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    assert sweep_runs.state(tmp_path, "min loss", "validation").step == 0
+    (tmp_path / "checkpoints" / "000003.json").write_text("{}")
+    (tmp_path / "checkpoints" / ".000009.json").write_text("{}")  # not committed
+    assert sweep_runs.state(tmp_path, "min loss", "validation").step == 3
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 5, "split": "validation", "loss": 1.0}))
+    assert sweep_runs.state(tmp_path, "min loss", "validation").step == 5
 
 
 def test_a_process_that_cannot_even_start_is_said(tmp_path, files):

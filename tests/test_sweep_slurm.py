@@ -58,10 +58,10 @@ def test_an_array_does_what_the_local_launcher_does_and_nothing_is_submitted_twi
     workdir = tmp_path / "s"
     words = ("--launcher", "slurm", "--cpus", "1", "--parallel", "2")
     code, _, err = finish(start(path, workdir, *words))
-    assert code == 0 and "4 jobs submitted" in err
+    assert code == 0 and "submitted 4 jobs (SLURM's " in err
     wait_for(lambda: running(workdir))
     _, _, err = finish(start(path, workdir, *words))
-    assert "4 jobs submitted" not in err
+    assert "submitted 4 jobs" not in err
     code, out, _ = finish(start(path, workdir, "--status"))
     assert code == 75 and "running" in out
     wait_for(lambda: not sweep_slurm.queued(workdir))
@@ -74,7 +74,7 @@ def test_an_array_does_what_the_local_launcher_does_and_nothing_is_submitted_twi
         "learning_rate=5.0,seed=1": 0,
     }
     _, _, err = finish(start(path, workdir, *words))
-    assert "0 jobs submitted" in err
+    assert "nothing to submit" in err
 
 
 @needs_slurm
@@ -111,7 +111,7 @@ def test_a_study_is_shared_by_its_jobs(tmp_path, files):  # noqa: F811
     path = files("study=Study({'optimizer.learning_rate': log_uniform(0.01, 1.0)}, trials=6, pruner='none')")
     workdir = tmp_path / "s"
     code, _, err = finish(start(path, workdir, "--launcher", "slurm", "--cpus", "1", "--parallel", "2"))
-    assert code == 0 and "2 jobs submitted" in err
+    assert code == 0 and "submitted 2 jobs (SLURM's " in err
     wait_for(lambda: not sweep_slurm.queued(workdir))
     assert finish(start(path, workdir, "--status"))[0] == 0
     found = marks(workdir)
@@ -123,3 +123,40 @@ def test_without_slurm_it_says_so(tmp_path, files, monkeypatch):  # noqa: F811
     monkeypatch.setenv("PATH", os.devnull)
     with pytest.raises(InputError, match="no sbatch on this machine"):
         sweep.main(["--sweep", str(files("[{'seed': 1}]")), "--workdir", str(tmp_path / "s"), "--launcher", "slurm"])
+
+
+@pytest.fixture
+def scripts(tmp_path, monkeypatch):
+    """A function that makes `sbatch` and `squeue` shell scripts with these lines."""
+
+    def write(**lines):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        for name, line in lines.items():
+            (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+            (tmp_path / "bin" / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+
+    return write
+
+
+def test_what_sbatch_refuses_is_said_once_and_leaves_nothing(tmp_path, files, scripts, python):  # noqa: F811
+    pytest.importorskip("submitit")
+    scripts(sbatch="echo 'invalid partition' >&2; exit 1")
+    path = files("[{'seed': 1}, {'seed': 2}]")
+    words = ["--sweep", str(path), "--workdir", str(tmp_path / "s"), "--launcher", "slurm"]
+    done = ask(python, "-m", "experiments.sweep", *words)
+    assert done.returncode == 1
+    assert done.stderr == "error: --launcher slurm: sbatch refused: invalid partition\n"
+    assert list((tmp_path / "s" / "slurm").iterdir()) == []
+
+
+def test_what_is_queued_is_said_with_its_number(tmp_path, files, scripts):  # noqa: F811
+    pytest.importorskip("submitit")
+    scripts(sbatch="echo 'Submitted batch job 71'", squeue="echo 71_0; echo 71_1")
+    path = files("[{'seed': 1}, {'seed': 2}]")
+    code, _, err = finish(start(path, tmp_path / "s", "--launcher", "slurm"))
+    assert code == 0 and "submitted 2 jobs (SLURM's 71)" in err
+    code, _, err = finish(start(path, tmp_path / "s", "--launcher", "slurm"))
+    assert code == 0 and err.startswith("2 are in the queue already")
+    code, out, err = finish(start(path, tmp_path / "s", "--status"))
+    assert (code, err) == (75, "2 runs queued\n") and "2 runs: 2 queued" in out

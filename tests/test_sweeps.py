@@ -60,6 +60,8 @@ def test_zipped_and_chain_are_what_their_names_say():
         (lambda: chain(grid({"a": [1]}), grid({"a": [1, 2]})), "there twice"),
         (lambda: zipped({"a": [1, 2], "b": [1]}), "different numbers of values"),
         (lambda: product(grid({"a": [1]}), grid({"a": [2]})), "'a' is set in two"),
+        (lambda: product(grid({"a": [1]}), {"seed": [1]}), r"product: expected lists of runs; use grid\(\{"),
+        (lambda: chain(grid({"a": [1]}), {"a": 1}), "chain: expected lists of runs"),
         (lambda: grid({"a": "text"}), "expected a list"),
         (lambda: grid({"a": []}), "no values"),
         (lambda: random(5, 0, {"a": choice([1, 2])}), "only 2 different"),
@@ -125,3 +127,11 @@ def test_the_sweeps_that_come_along_have_a_smoke_variant(name):
         assert len(smoke.runs) <= 4 < len(whole.runs)
     with pytest.raises(InputError, match="did you mean 'smoke'"):
         sweeps.load_sweep(f"configs/sweeps/{name}.py:smok")
+
+
+def test_a_sweep_may_take_no_variant_and_then_refuses_one(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from common.sweeps import *\ndef get_sweep():\n    return Sweep('base.py', [{'seed': 1}])\n")
+    assert list(sweeps.load_sweep(str(path)).runs) == [{"seed": 1}]
+    with pytest.raises(InputError, match="this sweep has no variants"):
+        sweeps.load_sweep(f"{path}:smoke")

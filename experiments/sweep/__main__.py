@@ -11,6 +11,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,11 +19,15 @@ from common.errors import InputError
 from common.gpus import find_gpus
 from common.sweeps import Sweep, load_sweep
 from experiments.arguments import parse_with_config, parser, seconds
-from experiments.sweep.book import Book, config_of, open_book, train_words
+from experiments.sweep.book import Book, open_book, run_config, train_words
 from experiments.sweep.local import Source, launch_local, list_source
 from experiments.sweep.runs import FAILED, FINISHED, STOPPED, TO_DO, Run, alone, status
-from experiments.sweep.slots import find_cores, make_slots
-from experiments.sweep.table import Screen, show_table, write_csv
+from experiments.sweep.slots import Slot, find_cores, make_slots
+from experiments.sweep.table import ORDER, Screen, counted, show_table, write_csv
+
+LOCAL_FLAGS = ("processes", "threads")
+SLURM_FLAGS = ("partition", "time", "gpus", "cpus", "parallel", "slurm", "wait")
+HOUR, PARALLEL = 3600, 32  # defaults of --time and --parallel
 
 
 def main(argv: list[str], module: str = "") -> int:
@@ -30,16 +35,19 @@ def main(argv: list[str], module: str = "") -> int:
     flags, sweep, overrides = parse(argv)
     book = open_book(sweep, flags.workdir, overrides, module, write=not (flags.dry_run or flags.status))
     if flags.dry_run:
-        return dry_run(book)
+        return dry_run(book, flags)
     if book.left_out and not flags.status:
-        print(f"{len(book.left_out)} runs of this folder are not in the sweep file: kept, not started", file=sys.stderr)
+        print(
+            f"not in the sweep file: {counted(len(book.left_out), 'run')} of this folder; kept, not started",
+            file=sys.stderr,
+        )
     if flags.status:
         if not (flags.workdir / "sweep.json").exists():
             raise InputError(f"--workdir {flags.workdir}: no sweep here yet; without --status it is started")
         return finish(book, Screen(book, queued=queue_of(book)))
     if flags.launcher == "slurm":
         return to_slurm(book, flags)
-    slots = make_slots(flags.processes, flags.threads, find_gpus(os.environ), find_cores())
+    slots = slots_of(flags)
     screen = Screen(book, len(slots))
     stopped = launch_local(source_of(book, flags), slots, screen)
     code = finish(book, screen)
@@ -49,8 +57,8 @@ def main(argv: list[str], module: str = "") -> int:
 def to_slurm(book: Book, flags: argparse.Namespace) -> int:
     from experiments.sweep import slurm as sweep_slurm
 
-    count = sweep_slurm.launch(book, flags, [] if book.study else units_of(book, flags))
-    print(f"{count} jobs submitted; the same command with --status shows how they are", file=sys.stderr)
+    said = sweep_slurm.launch(book, flags, [] if book.study else units_of(book, flags))
+    print(f"{said}; the same command with --status shows how they are", file=sys.stderr)
     if not flags.wait:
         return FINISHED
     screen = Screen(book, flags.parallel, queue_of(book))
@@ -61,6 +69,14 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Sweep, dict[str, str
     """The flags, the sweep, and the overrides of all its runs."""
     arguments = make_arguments()
     flags, rest = arguments.parse_known_args(argv)
+    misplaced = SLURM_FLAGS if flags.launcher == "local" else LOCAL_FLAGS
+    if wrong := [f"--{name}" for name in misplaced if getattr(flags, name)]:
+        other, instead = (
+            ("slurm", "") if flags.launcher == "local" else ("local", "; a job has --cpus, and --parallel of them")
+        )
+        arguments.error(f"{', '.join(wrong)} need{'s' * (len(wrong) == 1)} --launcher {other}{instead}")
+    flags.time = HOUR if flags.time is None else flags.time
+    flags.parallel = PARALLEL if flags.parallel is None else flags.parallel
     if any(word.partition("=")[0] == "--config" for word in rest):
         arguments.error("--config: the sweep file names the config (Sweep.base)")
     sweep = load_sweep(flags.sweep)
@@ -84,7 +100,7 @@ def make_arguments() -> argparse.ArgumentParser:
         "--workdir", required=True, type=Path, help="holds runs/NAME for each run, runs.csv, report.html"
     )
     arguments.add_argument("--launcher", choices=("local", "slurm"), default="local")
-    arguments.add_argument("--dry_run", action="store_true", help="print each run's name and command, and do nothing")
+    arguments.add_argument("--dry_run", action="store_true", help="print what would be started, and do nothing")
     arguments.add_argument("--status", action="store_true", help="show the table, write the report, start nothing")
     arguments.add_argument("--retry", action="store_true", help="start failed runs again, too")
     arguments.add_argument(
@@ -103,12 +119,14 @@ def make_arguments() -> argparse.ArgumentParser:
     slurm = arguments.add_argument_group("slurm")
     slurm.add_argument("--partition", default="")
     slurm.add_argument(
-        "--time", type=seconds, default=3600, help="of a job, like 90 (minutes) or 12:00:00; a longer run is requeued"
+        "--time",
+        type=seconds,
+        help="of a job, like 90 (minutes) or 12:00:00; default: 1 hour; a longer run is requeued",
     )
     slurm.add_argument("--gpus", type=int, default=0, help="of a job")
     slurm.add_argument("--cpus", type=int, default=0, help="of a job")
     slurm.add_argument(
-        "--parallel", type=int, default=32, metavar="N", help="jobs at once; of a study: how many there are"
+        "--parallel", type=int, metavar="N", help=f"jobs at once; of a study: how many there are; default: {PARALLEL}"
     )
     slurm.add_argument(
         "--slurm", action="append", default=[], metavar="KEY=VALUE", help="any option of sbatch, like account=me"
@@ -118,19 +136,51 @@ def make_arguments() -> argparse.ArgumentParser:
     return arguments
 
 
-def dry_run(book: Book) -> int:
-    runs = book.runs
+def dry_run(book: Book, flags: argparse.Namespace) -> int:
+    """What would be started, in the groups that share a process; what would not; and how many that are."""
     if book.study:
         for key, draw in book.study.space.items():
             print(f"{key}: {draw}")
         middle = {key: draw.at(0.5) for key, draw in book.study.space.items()}
-        runs = [Run("trial-00000 (an example)", book.workdir / "runs" / "trial-00000", middle)]
-    for run in runs:
-        print(run.name)
-        print(
-            f"    {shlex.join(['python', '-m', book.module, *train_words(book.base, run.folder, book.common, run.overrides)])}"
-        )
+        show_run(book, Run("trial-00000", book.workdir / "runs" / "trial-00000", middle), "example")
+        workers = min(book.study.trials, flags.parallel) if flags.launcher == "slurm" else book.study.trials
+        print(f"{counted(book.study.trials, 'trial')} in all; {places_of(flags, workers)}")
+        return 0
+    queued = queue_of(book)() if flags.launcher == "slurm" else set()
+    units = [unit for unit in units_of(book, flags) if not queued & {run.name for run in unit}]
+    to_start = {run.name for unit in units for run in unit}
+    others = {run.name: status(run.folder) for run in book.runs if run.name not in to_start}
+    others = {name: "queued" if name in queued and found in TO_DO else found for name, found in others.items()}
+    for name, found in others.items():
+        print(f"{found:<9} {name}")
+    for unit in units:
+        if len(unit) > 1:
+            print(f"{len(unit)} runs in one program:")
+        for run in unit:
+            show_run(book, run, status(run.folder))
+    counts = Counter(others.values())
+    parts = [f"{counts[name]} {name}" for name in ORDER if counts[name]] + [f"{len(to_start)} to start"]
+    places = f"; {places_of(flags, len(units))}" if units else ""
+    print(f"{counted(len(book.runs), 'run')}: {', '.join(parts)}{places}")
     return 0
+
+
+def show_run(book: Book, run: Run, found: str) -> None:
+    words = ["python", "-m", book.module, *train_words(book.base, run.folder, book.common, run.overrides)]
+    print(f"{found:<9} {run.name}\n    {shlex.join(words)}")
+
+
+def places_of(flags: argparse.Namespace, units: int) -> str:
+    """'2 processes of 4 cores', or '8 jobs, at most 2 at once'."""
+    if flags.launcher == "slurm":
+        return f"{counted(units, 'job')}, at most {flags.parallel} at once"
+    slots = slots_of(flags)
+    names = list(dict.fromkeys(slot.name for slot in slots[:units]))
+    return f"{counted(min(units, len(slots)), 'process')} {'on' if slots[0].gpu else 'of'} {', '.join(names)}"
+
+
+def slots_of(flags: argparse.Namespace) -> list[Slot]:
+    return make_slots(flags.processes, flags.threads, find_gpus(os.environ), find_cores())
 
 
 def source_of(book: Book, flags: argparse.Namespace) -> Source:
@@ -150,7 +200,7 @@ def units_of(book: Book, flags: argparse.Namespace) -> list[list[Run]]:
     from common.together import groups
 
     units = []
-    for places in groups([config_of(run.folder) for run in to_do]):
+    for places in groups([run_config(book, run) for run in to_do]):
         most = flags.together or len(places)
         units += [[to_do[place] for place in places[i : i + most]] for i in range(0, len(places), most)]
     if flags.launcher == "local" and not find_gpus(
@@ -160,7 +210,7 @@ def units_of(book: Book, flags: argparse.Namespace) -> list[list[Run]]:
         from experiments.tasks import make_task
 
         largest = max(units, key=len, default=[])
-        if len(largest) > 1 and (line := warning(config_of(largest[0].folder), make_task, len(largest))):
+        if len(largest) > 1 and (line := warning(run_config(book, largest[0]), make_task, len(largest))):
             print(f"warning: {line}", file=sys.stderr)
     return units
 
@@ -185,9 +235,12 @@ def finish(book: Book, screen: Screen) -> int:
             write_csv(book, screen.states)
             print(f"report: {write_page(book, screen.states)}")
     counts = screen.counts()
-    left = sum(counts[name] for name in (*TO_DO, "running", "queued"))
+    under_way = [f"{counted(counts[name], 'run')} {name}" for name in ("running", "queued") if counts[name]]
+    left = sum(counts[name] for name in TO_DO)
     if left:
-        print(f"{left} runs are left: the same command goes on", file=sys.stderr)
+        under_way.append(f"{counted(left, 'run')} left: the same command goes on")
+    if under_way:
+        print(", ".join(under_way), file=sys.stderr)
         return STOPPED
     return FAILED if counts["failed"] else FINISHED
 

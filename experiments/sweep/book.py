@@ -1,9 +1,10 @@
 """The list of a sweep, kept in WORKDIR/sweep.json: what its runs share, and what each changes."""
 
+import contextlib
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,10 @@ def open_book(sweep: Sweep, workdir: Path, overrides: Mapping[str, str], module:
     refuse_ours([*common, *(key for run in sweep.runs for key in run), *(sweep.study.space if sweep.study else ())])
     if sweep.metric:
         common["loop.best"] = sweep.metric
-    config = configs.load_config(sweep.base, common)
+    config = configs.load_config(sweep.base)
+    for key, text in common.items():
+        with contextlib.nullcontext() if key in overrides else blamed_on(sweep):
+            configs.override(config, key, text)
     metric, split = config.loop.get("best", "min loss"), config.loop.get("eval_split", "validation")
     # experiments.train scores loop.score_split at the end of each run: in a search that is not the test part.
     common["loop.score_split"] = split
@@ -66,6 +70,15 @@ def open_book(sweep: Sweep, workdir: Path, overrides: Mapping[str, str], module:
             make_run(run)
         write_text(workdir / "sweep.json", json.dumps(described(book), indent=1) + "\n")
     return book
+
+
+@contextlib.contextmanager
+def blamed_on(sweep: Sweep) -> Iterator[None]:
+    """What is wrong with a key inside is said to be in the sweep file: nobody has typed it as a flag."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{sweep.file or 'the sweep'}: {str(error).removeprefix('--')}") from None
 
 
 def refuse_ours(keys: Sequence[str]) -> None:
@@ -85,7 +98,8 @@ def check_runs(config: ConfigDict, sweep: Sweep, overrides: Mapping[str, str]) -
         for key, value in run.items():
             if key in overrides:
                 raise InputError(f"--config.{key}: the sweep sets this key in its runs; change the sweep file")
-            configs.override(trial, key, text_of(value))
+            with blamed_on(sweep):
+                configs.override(trial, key, text_of(value))
 
 
 def enter(book: Book, runs: Sequence[Overrides]) -> Book:
@@ -158,6 +172,12 @@ def train_words(base: str, folder: Path, common: Mapping[str, str], overrides: M
     given = {**common, **{key: text_of(value) for key, value in overrides.items()}}
     words = [f"--config.{key}={text}" for key, text in given.items()]
     return ["--config", base, "--workdir", str(folder), *words, "--quiet"]
+
+
+def run_config(book: Book, run: Run) -> ConfigDict:
+    """The config of a run whose folder need not be there."""
+    own = {key: text_of(value) for key, value in run.overrides.items()}
+    return configs.load_config(book.base, {**book.common, **own})
 
 
 def config_of(folder: Path) -> ConfigDict:

@@ -88,7 +88,7 @@ def scatter(x: Axis, y: Axis, points: Sequence[tuple[str, Any, float]], best: st
         left = LEFT + 16 + at * (WIDTH - RIGHT - LEFT - 32)
         body.append(f'<text x="{left:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{html.escape(text[:14])}</text>')
     for name, value, score in sorted(points, key=lambda point: point[0] == best):
-        kind = "line1" if name == best else "line0"
+        kind = "line0" if name == best else "line5"
         title = f"<title>{html.escape(name)}: {short(score, 5)}</title>"
         place = f'cx="{at_x(value):.1f}" cy="{at_y(y.place(score)):.1f}"'
         body.append(
@@ -96,7 +96,7 @@ def scatter(x: Axis, y: Axis, points: Sequence[tuple[str, Any, float]], best: st
         )
     note = " <small>log scale</small>" if x.log else ""
     return (
-        f'<figure class="chart"><figcaption><span>{html.escape(x.name)}{note}</span></figcaption>'
+        f'<figure class="chart"><figcaption><span>{html.escape(y.name)} <small>by</small> {html.escape(x.name)}{note}</span></figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(x.name)}">{"".join(body)}</svg></figure>'
     )
 

@@ -15,7 +15,7 @@ from common.sweeps import text_of
 from experiments.sweep.book import Book, all_runs, train_words
 from experiments.sweep.charts import goodness, make_axis, parallel, scatter
 from experiments.sweep.runs import Run, State, read_metrics, scores
-from experiments.sweep.table import ORDER, in_order, ranked
+from experiments.sweep.table import ORDER, counted, in_order, ranked
 
 BEST = 10  # runs in the first table
 CURVES = 6
@@ -83,7 +83,7 @@ def head(book: Book, name: str, states: Mapping[str, State], top: Sequence[str])
     if book.study:
         facts["search"] = f"{book.study.sampler}, pruned by {book.study.pruner}, {book.study.trials} trials"
     if top:
-        facts["best"] = value_text(states[top[0]].score)
+        facts[f"best {book.metric.split()[1]}"] = value_text(states[top[0]].score)
     cells = "".join(f"<div><dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items())
     return f'<h1>{html.escape(name)}</h1><pre class="command">{html.escape(shlex.join(command_line()))}</pre><dl>{cells}</dl>'
 
@@ -119,7 +119,7 @@ def parallel_section(book: Book, runs: Mapping[str, Run], found: Mapping[str, fl
     good = goodness(found, book.metric)
     pruned = " Pruned runs have the score that they had." if book.study else ""
     return (
-        f"<p>A line is a run; the stronger its colour, the better its rank; the best one is orange.{pruned}</p>"
+        f"<p>A line is a run; the stronger its colour, the better its rank; the best one is blue.{pruned}</p>"
         f"{parallel(axes, [(name, rows[name], good[name]) for name in rows])}"
     )
 
@@ -191,4 +191,4 @@ def all_section(book: Book, states: Mapping[str, State]) -> str:
         s = states[name]
         at = "" if s.best_step is None else s.best_step
         rows.append([name, s.status, value_text(s.score), at, f"{s.step}/{s.steps}", s.starts, f"{s.seconds / 60:.1f}"])
-    return f"<details><summary>{len(rows)} runs (also in runs.csv)</summary>{number_table(head, rows)}</details>"
+    return f"<details><summary>{counted(len(rows), 'run')} (also in runs.csv)</summary>{number_table(head, rows)}</details>"

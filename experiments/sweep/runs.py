@@ -176,12 +176,17 @@ def state(folder: Path, metric: str, split: str) -> State:
         status=found,
         starts=len(mark["starts"]),
         seconds=sum(start.get("seconds", 0.0) for start in mark["starts"]),
-        step=lines[-1]["step"] if lines else 0,
+        step=max([line["step"] for line in lines[-1:]] + saved_steps(folder), default=0),
         steps=json.loads(about.read_text()).get("steps", 0) if about.exists() else 0,
         score=score,
         best_step=best_step,
         error=last_words(folder) if found == "failed" else "",
     )
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps of the run's checkpoints: a run that was stopped has saved more than it has logged."""
+    return [int(path.stem) for path in (folder / "checkpoints").glob("[0-9]*.json")]
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

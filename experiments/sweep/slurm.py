@@ -5,6 +5,8 @@ time is over, and where it is preempted, its run saves, and the job goes back in
 """
 
 import argparse
+import contextlib
+import io
 import json
 import math
 import os
@@ -20,7 +22,7 @@ from common.errors import InputError
 from common.files import write_text
 from experiments.sweep.book import Book
 from experiments.sweep.runs import FAILED, Run, alone
-from experiments.sweep.table import Screen
+from experiments.sweep.table import Screen, counted
 
 ARRAY = 1000  # jobs in one array at most: SLURM's own limit is 1001 unless the site has set another
 POLL = 5.0  # seconds between two looks at the queue
@@ -50,9 +52,10 @@ class Job:
         return DelayedSubmission(Job(), command, log)
 
 
-def launch(book: Book, flags: argparse.Namespace, units: Sequence[Sequence[Run]]) -> int:
-    """Submits what is neither finished nor in the queue already; gives the number of jobs. Raises InputError where SLURM
+def launch(book: Book, flags: argparse.Namespace, units: Sequence[Sequence[Run]]) -> str:
+    """Submits what is neither finished nor in the queue already; gives a line that says so. Raises InputError where SLURM
     or submitit is missing, or refuses."""
+    arrays = []
     with alone(book.workdir):
         jobs = read_jobs(book.workdir)
         busy = queued(book.workdir)
@@ -66,9 +69,13 @@ def launch(book: Book, flags: argparse.Namespace, units: Sequence[Sequence[Run]]
         for start in range(0, len(new), ARRAY):
             part = new[start : start + ARRAY]
             ids = submit(book, flags, [w for _, w in part])
+            arrays.append(ids[0].partition("_")[0])
             jobs |= {name: job for (owned, _), job in zip(part, ids, strict=True) for name in owned}
             write_text(book.workdir / "slurm" / "jobs.json", json.dumps(jobs, indent=1) + "\n")
-    return len(new)
+    said = [f"submitted {counted(len(new), 'job')} (SLURM's {', '.join(arrays)})"] if new else []
+    if old := len(names) - len(new):
+        said.append(f"{old} {'is' if old == 1 else 'are'} in the queue already")
+    return ", ".join(said) or "nothing to submit"
 
 
 def submit(book: Book, flags: argparse.Namespace, work: Sequence[tuple[list[str], str]]) -> list[str]:
@@ -83,9 +90,15 @@ def submit(book: Book, flags: argparse.Namespace, work: Sequence[tuple[list[str]
     folder.mkdir(parents=True, exist_ok=True)
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=10_000)
     executor.update_parameters(**parameters(book, flags))
+    before, heard = set(folder.iterdir()), io.StringIO()
     try:
-        return [job.job_id for job in executor.map_array(Job(), *zip(*work, strict=True))]
+        with contextlib.redirect_stderr(heard):  # submitit prints there what the error below says
+            jobs = executor.map_array(Job(), *zip(*work, strict=True))
+        sys.stderr.write(heard.getvalue())
+        return [job.job_id for job in jobs]
     except submitit.core.utils.FailedJobError as error:
+        for path in set(folder.iterdir()) - before:  # a file for each job, which nobody reads now
+            path.unlink()
         raise InputError(f"--launcher slurm: sbatch refused: {' '.join(str(error).split())}") from None
 
 

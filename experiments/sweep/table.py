@@ -66,7 +66,8 @@ class Screen:
         done = f"({counts['finished'] + counts['pruned']}/{len(self.states)})"
         error = f"  {now.error}" if now.error else ""
         if not self.live or error:
-            self.say(f"{now.status:<9} {run.name}  {score_text(now.score)}  {done}{error}")
+            score = "" if now.score is None else f"{self.book.metric.split()[1]} {score_text(now.score)}  "
+            self.say(f"{now.status:<9} {run.name}  {score}{done}{error}")
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -93,12 +94,18 @@ def seen(book: Book, run: Run, queued: set[str] = frozenset()) -> State:
     return found
 
 
+def counted(count: int, noun: str) -> str:
+    """'1 run', '2 runs', '3 processes'."""
+    return f"{count} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
 def headline(book: Book, states: Mapping[str, State], slots: int = 0) -> str:
     """Counts, the best so far, and about how long it still takes where runs go on in `slots` places."""
     counts = Counter(state.status for state in states.values())
     total = book.study.trials if book.study else len(states)
     parts = [
-        f"{total} {'trials' if book.study else 'runs'}: " + ", ".join(f"{counts[n]} {n}" for n in ORDER if counts[n])
+        f"{counted(total, 'trial' if book.study else 'run')}: "
+        + ", ".join(f"{counts[n]} {n}" for n in ORDER if counts[n])
     ]
     if top := ranked(book, states)[:1]:
         parts.append(f"best {book.metric.split()[1]} {score_text(states[top[0]].score)} ({top[0]})")
@@ -133,6 +140,7 @@ def show_table(book: Book, states: Mapping[str, State]) -> None:
     table = Table(title=headline(book, states), title_justify="left")
     runs = {run.name: run for run in all_runs(book)}
     keys = list(book.study.space) if book.study else []  # the names of other runs tell their values
+    left_out = {run.name for run in book.left_out}
     names = in_order(book, states)
     rows = [row(states[name]) for name in names]
     for name in ("run", *(key.rpartition(".")[2] for key in keys), "status"):
@@ -143,7 +151,8 @@ def show_table(book: Book, states: Mapping[str, State]) -> None:
         table.add_column("error")
     for name, cells in list(zip(names, rows, strict=True))[:SHOWN]:
         values = [value_text(runs[name].overrides.get(key, "")) for key in keys]
-        table.add_row(*map(Text, [name, *values, *cells[: None if failed else -1]]))
+        note = " (not in the sweep file)" if name in left_out else ""
+        table.add_row(*map(Text, [name + note, *values, *cells[: None if failed else -1]]))
     console.print(table)
     if len(names) > SHOWN:
         console.print(f"and {len(names) - SHOWN} more: {book.workdir / 'runs.csv'}", markup=False, highlight=False)
