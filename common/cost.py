@@ -38,7 +38,8 @@ class Device(NamedTuple):
 # NVLink 900 and 600 GB/s both ways are 450 and 300 one way; PCIe 4.0 x16 for the L4. Network: DGX H100, H200 and A100 user
 # guides, one port of 400 or 200 Gb/s for each GPU; 100 Gb/s for 8 L4 of a cloud machine. Google's pages on TPU v5e, v5p and
 # v6e: their inter-chip bandwidth both ways (400, 1200, 800 GB/s) is halved; 50, 50 and 100 Gb/s between slices. CPU core:
-# two AVX-512 units and AMX at 3 GHz, and what one core draws from memory.
+# two AVX-512 units and AMX at 3 GHz, and what one core draws from memory. Not looked up again, but set down as known: TF32 rates
+# (but the A100's), the v6e's bandwidth and links, network rates, the L4's link, and the CPU core.
 DEVICES = {
     "H100 SXM": Device(494.7 * TERA, 989.4 * TERA, 80 * GB, 3350 * GB, 450 * GB, 8, 50 * GB),
     "H200 SXM": Device(494.7 * TERA, 989.4 * TERA, 141 * GB, 4800 * GB, 450 * GB, 8, 50 * GB),
