@@ -4,6 +4,7 @@ The mesh has three axes. Rows of a batch are split over "data" and "fsdp" togeth
 state over "fsdp"; the height of images over "space". With fsdp = all devices the two first are one and the same axis.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,7 +24,6 @@ SMALLEST = (
 def make_mesh(devices: int = 0, fsdp: int = 1, space: int = 1) -> Mesh:
     """A mesh over the first `devices` devices (0: all), of those `space` for each image and `fsdp` for each copy of the state.
 
-    Axis types are Auto: under Explicit ones, the default of jax.make_mesh, Linen layers raise ShardingTypeError.
     Raises InputError where there are fewer devices, where they do not divide, and where an image would be split over
     processes, since each process reads whole rows.
     """
@@ -44,15 +44,18 @@ def make_mesh(devices: int = 0, fsdp: int = 1, space: int = 1) -> Mesh:
         raise InputError(
             f"config.mesh.space={space}: does not divide the {len(jax.local_devices())} devices of a process"
         )
-    chosen = np.array(found[:count]).reshape(-1, fsdp, space)
-    return Mesh(chosen, (DATA, FSDP, SPACE), axis_types=(AxisType.Auto,) * 3)
+    return mesh_over(found[:count], fsdp, space)
 
 
 def local_mesh() -> Mesh:
     """A mesh of one device of this process."""
-    return Mesh(
-        np.array(jax.local_devices()[:1]).reshape(1, 1, 1), (DATA, FSDP, SPACE), axis_types=(AxisType.Auto,) * 3
-    )
+    return mesh_over(jax.local_devices()[:1])
+
+
+def mesh_over(devices: Sequence[Any], fsdp: int = 1, space: int = 1) -> Mesh:
+    """These devices, in this order. Axis types are Auto: under Explicit ones, the default of jax.make_mesh, Linen layers
+    raise ShardingTypeError."""
+    return Mesh(np.array(devices).reshape(-1, fsdp, space), (DATA, FSDP, SPACE), axis_types=(AxisType.Auto,) * 3)
 
 
 def row_parts(mesh: Mesh) -> int:

@@ -242,11 +242,11 @@ def make_pmap_train_step(task: Task, optimizer: Optimizer, mesh: Mesh, *, seed: 
     def step(state, batch, *averaging_from):
         return train_step(state, batch, *averaging_from, task=task, optimizer=optimizer, seed=seed)
 
-    model_state = abstract(task, optimizer).model_state
-    axes = TrainState(None, None, {name: 0 if name == "carry" else None for name in model_state}, None, None)
+    shapes = abstract(task, optimizer)
+    axes = TrainState(None, None, {name: 0 if name == "carry" else None for name in shapes.model_state}, None, None)
     more = [None] if optimizer.average_after else []
     mapped = jax.pmap(step, DATA, in_axes=(axes, 0, *more), out_axes=(axes, None), devices=list(mesh.devices.flat))
-    states = state_shardings(abstract(task, optimizer), mesh)
+    states = state_shardings(shapes, mesh)
 
     def per_device(tree):
         return jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), tree)

@@ -21,9 +21,9 @@ from common.sweeps import Sweep, load_sweep
 from experiments.arguments import parse_with_config, parser, seconds
 from experiments.sweep.book import Book, open_book, run_config, train_words
 from experiments.sweep.local import Source, launch_local, list_source
-from experiments.sweep.runs import FAILED, FINISHED, STOPPED, TO_DO, Run, alone, status
+from experiments.sweep.runs import FAILED, FINISHED, STOPPED, TO_DO, Run, alone, startable, status
 from experiments.sweep.slots import Slot, find_cores, make_slots
-from experiments.sweep.table import ORDER, Screen, counted, show_table, write_csv
+from experiments.sweep.table import Screen, counted, counts_text, show_table, write_csv
 
 LOCAL_FLAGS = ("processes", "threads")
 SLURM_FLAGS = ("partition", "time", "gpus", "cpus", "parallel", "slurm", "wait")
@@ -159,7 +159,7 @@ def dry_run(book: Book, flags: argparse.Namespace) -> int:
         for run in unit:
             show_run(book, run, status(run.folder))
     counts = Counter(others.values())
-    parts = [f"{counts[name]} {name}" for name in ORDER if counts[name]] + [f"{len(to_start)} to start"]
+    parts = [*filter(None, [counts_text(counts)]), f"{len(to_start)} to start"]
     places = f"; {places_of(flags, len(units))}" if units else ""
     print(f"{counted(len(book.runs), 'run')}: {', '.join(parts)}{places}")
     return 0
@@ -193,8 +193,7 @@ def source_of(book: Book, flags: argparse.Namespace) -> Source:
 
 def units_of(book: Book, flags: argparse.Namespace) -> list[list[Run]]:
     """The runs that each process trains: one, or with --together those that can share a program."""
-    allowed = (*TO_DO, "failed") if flags.retry else TO_DO
-    to_do = [run for run in book.runs if status(run.folder) in allowed]
+    to_do = [run for run in book.runs if status(run.folder) in startable(flags.retry)]
     if flags.together is None:
         return [[run] for run in to_do]
     from common.together import groups
@@ -203,16 +202,17 @@ def units_of(book: Book, flags: argparse.Namespace) -> list[list[Run]]:
     for places in groups([run_config(book, run) for run in to_do]):
         most = flags.together or len(places)
         units += [[to_do[place] for place in places[i : i + most]] for i in range(0, len(places), most)]
-    if flags.launcher == "local" and not find_gpus(
-        os.environ
-    ):  # a GPU is for the workers; their logs have the line too
-        from common.pays import warning
-        from experiments.tasks import make_task
-
-        largest = max(units, key=len, default=[])
-        if len(largest) > 1 and (line := warning(run_config(book, largest[0]), make_task, len(largest))):
-            print(f"warning: {line}", file=sys.stderr)
+    if flags.launcher == "local" and not find_gpus(os.environ):  # a GPU is the workers'; their logs have the line, too
+        warn_where_it_does_not_pay(book, max(units, key=len, default=[]))
     return units
+
+
+def warn_where_it_does_not_pay(book: Book, unit: Sequence[Run]) -> None:
+    from common.pays import warning
+    from experiments.tasks import make_task
+
+    if len(unit) > 1 and (line := warning(run_config(book, unit[0]), make_task, len(unit))):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def queue_of(book: Book):

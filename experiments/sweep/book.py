@@ -168,23 +168,25 @@ def command_of(folder: Path) -> tuple[str, list[str]]:
     return sweep["module"], train_words(sweep["base"], folder, sweep["common"], read_mark(folder)["overrides"])
 
 
+def given(common: Mapping[str, str], overrides: Mapping[str, Any]) -> dict[str, str]:
+    """All overrides of a run, as texts."""
+    return {**common, **{key: text_of(value) for key, value in overrides.items()}}
+
+
 def train_words(base: str, folder: Path, common: Mapping[str, str], overrides: Mapping[str, Any]) -> list[str]:
-    given = {**common, **{key: text_of(value) for key, value in overrides.items()}}
-    words = [f"--config.{key}={text}" for key, text in given.items()]
+    words = [f"--config.{key}={text}" for key, text in given(common, overrides).items()]
     return ["--config", base, "--workdir", str(folder), *words, "--quiet"]
 
 
 def run_config(book: Book, run: Run) -> ConfigDict:
     """The config of a run whose folder need not be there."""
-    own = {key: text_of(value) for key, value in run.overrides.items()}
-    return configs.load_config(book.base, {**book.common, **own})
+    return configs.load_config(book.base, given(book.common, run.overrides))
 
 
 def config_of(folder: Path) -> ConfigDict:
     """The config of a run."""
     sweep = read_sweep(folder)
-    own = {key: text_of(value) for key, value in read_mark(folder)["overrides"].items()}
-    return configs.load_config(sweep["base"], {**sweep["common"], **own})
+    return configs.load_config(sweep["base"], given(sweep["common"], read_mark(folder)["overrides"]))
 
 
 def read_sweep(folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, log_ticks, short, spread, ticks
+from common.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, grid_line, log_ticks, short, spread, ticks
 from common.sweeps import text_of
 
 FEW = 8  # different values that each get a mark of their own
@@ -80,10 +80,7 @@ def scatter(x: Axis, y: Axis, points: Sequence[tuple[str, Any, float]], best: st
     """The score of each run against the value of one key; `best` is the name of the run to be seen first."""
     at_x = lambda value: LEFT + 16 + x.place(value) * (WIDTH - RIGHT - LEFT - 32)
     at_y = lambda share: HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
-    body = []
-    for at, text in y.marks:
-        line = f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at_y(at):.1f}" y2="{at_y(at):.1f}"/>'
-        body.append(f'{line}<text x="{LEFT - 8}" y="{at_y(at) + 4:.1f}" text-anchor="end">{text}</text>')
+    body = [grid_line(at_y(at), text) for at, text in y.marks]
     for at, text in apart(x.marks, 0.12):
         left = LEFT + 16 + at * (WIDTH - RIGHT - LEFT - 32)
         body.append(f'<text x="{left:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{html.escape(text[:14])}</text>')

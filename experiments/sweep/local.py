@@ -4,12 +4,22 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from experiments.sweep.runs import HELD, STOPPED, TO_DO, Run, State, last_words, note_pruned, status
+from experiments.sweep.runs import (
+    HELD,
+    STOPPED,
+    TO_DO,
+    Run,
+    State,
+    last_words,
+    note_pruned,
+    startable,
+    status,
+    worker_command,
+)
 from experiments.sweep.slots import Slot
 from experiments.sweep.table import Screen
 
@@ -56,7 +66,7 @@ class Stop:
 def list_source(units: Sequence[Sequence[Run]], retry: bool = False) -> Source:
     """What is left of a list: each run is looked at again right before it starts, as other launchers may share the list."""
     queue = deque(units)
-    allowed = (*TO_DO, "failed") if retry else TO_DO
+    allowed = startable(retry)
 
     def take() -> Sequence[Run] | None:
         while queue:
@@ -99,10 +109,7 @@ def launch_local(source: Source, slots: Sequence[Slot], screen: Screen) -> bool:
 
 def start(runs: Sequence[Run], slot: Slot) -> Child:
     """A worker for the runs; it has a session of its own, so that Ctrl-C reaches it through the launcher alone."""
-    command = [sys.executable, "-m", "experiments.sweep.worker", *(str(run.folder) for run in runs)]
-    command += ["--parent", str(os.getpid())]
-    if len(runs) > 1:
-        command.append("--together")
+    command = [*worker_command(runs), "--parent", str(os.getpid())]
     with (runs[0].folder / "log.txt").open("a") as log, slot.pinned():
         process = subprocess.Popen(
             command,

@@ -3,6 +3,7 @@
 import html
 import shlex
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from common.sweeps import text_of
 from experiments.sweep.book import Book, all_runs, train_words
 from experiments.sweep.charts import goodness, make_axis, parallel, scatter
 from experiments.sweep.runs import Run, State, read_metrics, scores
-from experiments.sweep.table import ORDER, counted, in_order, ranked
+from experiments.sweep.table import counted, counts_text, in_order, ranked
 
 BEST = 10  # runs in the first table
 CURVES = 6
@@ -73,11 +74,10 @@ def last(key: str, keys: Sequence[str]) -> str:
 
 
 def head(book: Book, name: str, states: Mapping[str, State], top: Sequence[str]) -> str:
-    counts = {status: sum(s.status == status for s in states.values()) for status in ORDER}
     facts = {
         "config": book.base,
         "compared by": f"{book.metric} of {book.split}",
-        "runs": ", ".join(f"{count} {status}" for status, count in counts.items() if count),
+        "runs": counts_text(Counter(s.status for s in states.values())),
         "hours": f"{sum(s.seconds for s in states.values()) / 3600:.2f}",
     }
     if book.study:

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -140,6 +141,17 @@ def worst(codes: Sequence[int]) -> int:
     """One exit code for several runs: failed before stopped before finished."""
     failed = any(code not in (FINISHED, STOPPED) for code in codes)
     return FAILED if failed else STOPPED if STOPPED in codes else FINISHED
+
+
+def startable(retry: bool) -> tuple[str, ...]:
+    """The statuses of runs that a launcher starts; retry: failed ones among them."""
+    return (*TO_DO, "failed") if retry else TO_DO
+
+
+def worker_command(runs: Sequence[Run]) -> list[str]:
+    """What trains them, in one process."""
+    together = ["--together"] if len(runs) > 1 else []
+    return [sys.executable, "-m", "experiments.sweep.worker", *(str(run.folder) for run in runs), *together]
 
 
 def now() -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.files import write_text
 from experiments.sweep.book import Book
-from experiments.sweep.runs import FAILED, Run, alone
+from experiments.sweep.runs import FAILED, Run, alone, worker_command
 from experiments.sweep.table import Screen, counted
 
 ARRAY = 1000  # jobs in one array at most: SLURM's own limit is 1001 unless the site has set another
@@ -64,7 +64,7 @@ def launch(book: Book, flags: argparse.Namespace, units: Sequence[Sequence[Run]]
             work = [(study_command(flags), str(book.workdir / "slurm" / f"{name}.log")) for [name] in names]
         else:
             names = [[run.name for run in unit] for unit in units]
-            work = [(run_command(unit), str(unit[0].folder / "log.txt")) for unit in units]
+            work = [(worker_command(unit), str(unit[0].folder / "log.txt")) for unit in units]
         new = [(n, w) for n, w in zip(names, work, strict=True) if not busy & set(n)]
         for start in range(0, len(new), ARRAY):
             part = new[start : start + ARRAY]
@@ -123,11 +123,6 @@ def parameters(book: Book, flags: argparse.Namespace) -> dict:
     if flags.cpus:
         given["cpus_per_task"] = flags.cpus
     return given
-
-
-def run_command(unit: Sequence[Run]) -> list[str]:
-    together = ["--together"] if len(unit) > 1 else []
-    return [sys.executable, "-m", "experiments.sweep.worker", *(str(run.folder) for run in unit), *together]
 
 
 def study_command(flags: argparse.Namespace) -> list[str]:

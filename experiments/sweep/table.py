@@ -1,6 +1,7 @@
 """What a sweep shows: a live table while it runs, lines where the screen is a file, a table at the end, runs.csv."""
 
 import csv
+import dataclasses
 import io
 import statistics
 import time
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from common.files import write_text
 from experiments.sweep.book import Book, all_runs
-from experiments.sweep.runs import Run, State, state
+from experiments.sweep.runs import TO_DO, Run, State, state
 
 SETTLED = ("finished", "pruned", "failed")
 ORDER = ("finished", "running", "queued", "waiting", "stopped", "killed", "failed", "pruned")
@@ -89,9 +90,14 @@ class Screen:
 
 def seen(book: Book, run: Run, queued: set[str] = frozenset()) -> State:
     found = state(run.folder, book.metric, book.split)
-    if run.name in queued and found.status in ("waiting", "stopped", "killed"):
-        found = State(**{**vars(found), "status": "queued"})
+    if run.name in queued and found.status in TO_DO:
+        found = dataclasses.replace(found, status="queued")
     return found
+
+
+def counts_text(counts: Counter) -> str:
+    """'3 finished, 1 failed'."""
+    return ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
 
 
 def counted(count: int, noun: str) -> str:
@@ -103,10 +109,7 @@ def headline(book: Book, states: Mapping[str, State], slots: int = 0) -> str:
     """Counts, the best so far, and about how long it still takes where runs go on in `slots` places."""
     counts = Counter(state.status for state in states.values())
     total = book.study.trials if book.study else len(states)
-    parts = [
-        f"{counted(total, 'trial' if book.study else 'run')}: "
-        + ", ".join(f"{counts[n]} {n}" for n in ORDER if counts[n])
-    ]
+    parts = [f"{counted(total, 'trial' if book.study else 'run')}: {counts_text(counts)}"]
     if top := ranked(book, states)[:1]:
         parts.append(f"best {book.metric.split()[1]} {score_text(states[top[0]].score)} ({top[0]})")
     seconds = [s.seconds for s in states.values() if s.status == "finished"]
