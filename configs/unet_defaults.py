@@ -19,7 +19,8 @@ def defaults() -> ConfigDict:
     config.task.loss = ConfigDict(
         {"name": "cross_entropy+dice"}
     )  # and the other arguments of unet.losses.segmentation_loss
-    config.task.balance = False  # class weights from the training masks
+    config.task.balance = "none"  # class weights from the training masks: or "median_frequency", "effective_number"
+    config.task.balance_beta = 0.9999  # of the effective number
     config.task.tile = 256  # side of the one tile shape of evaluation and prediction
     config.task.overlap = 32  # context cut from the inner edges of a tile
     config.task.cells = -1  # the class whose connected regions are cells, scored by the Rand F-score; -1: none

@@ -154,10 +154,10 @@ def refuse_reading(config: ConfigDict) -> None:
             "config.model.vocabulary=0: as many entries as the text has, which plan does not read; set "
             "--config.model.vocabulary=N, or let it read with --read_data"
         )
-    if config.task.get("balance", False):
+    if config.task.get("balance", "none") != "none":
         raise InputError(
-            "config.task.balance=True: the weights of the classes are counted in the masks, which plan does not read; "
-            "set --config.task.balance=false, or let it read with --read_data"
+            f"config.task.balance={config.task.balance}: the weights of the classes are counted in the masks, which plan does not read; "
+            "set --config.task.balance=none, or let it read with --read_data"
         )
 
 

@@ -3,7 +3,11 @@
 from experiments import launch
 
 # isort: split
+import argparse
+import inspect
+import re
 from pathlib import Path
+from typing import Any
 
 from common.errors import InputError
 from common.run import load_run
@@ -16,14 +20,41 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--input", required=True, nargs="+", metavar="PATH", help="files, or folders of them")
     arguments.add_argument("--output", required=True, type=Path, help="the folder to write to; made if it is missing")
     arguments.add_argument("--probabilities", action="store_true", help="also write the probabilities, as NAME.npy")
+    maps = arguments.add_argument_group("land-cover maps")
+    maps.add_argument(
+        "--shard", type=shard, metavar="I/N", help="predict the I-th of N shares of each map; then once without"
+    )
+    maps.add_argument("--confidence", action="store_true", help="also write the largest probability, in percent")
+    maps.add_argument(
+        "--sieve", type=int, metavar="N", help="minimum mapping unit: smaller regions are merged (pixels)"
+    )
     flags = arguments.parse_args(argv)
     run = load_run(flags.workdir)
     if run.task.predict_files is None:
         raise InputError(f"--workdir {flags.workdir}: its task, {run.config.task.name!r}, does not predict files")
-    written = run.task.predict_files(run.apply, flags.input, flags.output, probabilities=flags.probabilities)
+    more = options(flags, run.task.predict_files, run.config.task.name)
+    written = run.task.predict_files(run.apply, flags.input, flags.output, probabilities=flags.probabilities, **more)
     for path in written:
         print(path)
     return 0
+
+
+def shard(text: str) -> tuple[int, int]:
+    """'2/3' -> (2, 3). For argparse: raises its ArgumentTypeError."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected I/N with I from 1 to N, like 2/3")
+    return int(found[1]), int(found[2])
+
+
+def options(flags: argparse.Namespace, predict_files: Any, task: str) -> dict[str, Any]:
+    """The flags that were given of those that not every task knows. Raises InputError for one that this one does not."""
+    given = {name: getattr(flags, name) for name in ("shard", "confidence", "sieve")}
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
+    for name in given:
+        if name not in inspect.signature(predict_files).parameters:
+            raise InputError(f"--{name}: the task of this run, {task!r}, knows no such option; leave it out")
+    return given
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ from common.errors import InputError
 from common.task import Task
 from lstm.tasks import classify, language, sentences
 from unet import task as unet_task
+from unet.landcover import task as land_cover
 
 TASKS = {
     "segment": unet_task.make_task,
+    "land_cover": land_cover.make_task,
     "language": language.make_task,
     "sentences": sentences.make_task,
     "classify": classify.make_task,

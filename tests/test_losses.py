@@ -43,6 +43,8 @@ def reference(
             image_weight += w
             if name == "cross_entropy":
                 total += w * ((1 - eps) * -np.log(p[y]) + eps * np.mean(-np.log(p)))
+            if name == "reverse_cross_entropy":  # log 0 := -4
+                total += w * -sum(p[k] * (0.0 if k == y else -4.0) for k in range(classes))
             if name == "focal":
                 total += w * (1 - p[y]) ** gamma * -np.log(p[y])
             hit[y] += where * p[y]
@@ -216,3 +218,22 @@ def test_balanced_weights_do_not_depend_on_scale(counts):
     weights = np.array(balanced_weights(counts))
     np.testing.assert_allclose(weights, balanced_weights(counts * 7), rtol=1e-12)
     np.testing.assert_allclose(weights * counts, (weights * counts)[0], rtol=1e-9)  # every class weighs the same in all
+
+
+def test_effective_number_of_cui():
+    """(1 - b) / (1 - b^n), n in a million, written with powers; the mean is 1, and equal counts weigh alike."""
+    counts = np.array([100, 9_900, 90_000, 0])
+    weights = np.array(balanced_weights(counts, "effective_number", beta=0.999))
+    expected = (1 - 0.999) / (1 - 0.999 ** np.array([1_000.0, 99_000.0, 900_000.0]))
+    np.testing.assert_allclose(weights[:3], expected / expected.mean(), rtol=1e-9)
+    assert weights[3] == 1
+    np.testing.assert_allclose(balanced_weights(np.array([7, 7]), "effective_number"), 1)
+    np.testing.assert_allclose(balanced_weights(counts[:3], "effective_number", beta=0.0), 1)
+
+
+@pytest.mark.parametrize(
+    "how, beta, message", [("median", 0.9, "median_frequency"), ("effective_number", 1.0, "beta=1.0")]
+)
+def test_wrong_class_weights_are_named(how, beta, message):
+    with pytest.raises(InputError, match=message):
+        balanced_weights(np.array([1, 2]), how, beta=beta)

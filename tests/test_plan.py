@@ -320,8 +320,8 @@ def test_what_would_be_read_is_named():
         planning.open_run(configured("configs/lstm_text.py", **nowhere), None, False)
     _, state = planning.open_run(configured("configs/lstm_text.py", model__vocabulary=90, **nowhere), None, False)
     assert state.params["embedding"].shape == (90, 128)
-    with pytest.raises(InputError, match="config.task.balance=True.*--read_data"):
-        planning.open_run(configured(BRAIN, task__balance="true", mesh__devices=1), None, False)
+    with pytest.raises(InputError, match="config.task.balance=median_frequency.*--read_data"):
+        planning.open_run(configured(BRAIN, task__balance="median_frequency", mesh__devices=1), None, False)
 
 
 def test_epochs_need_the_number_of_examples():

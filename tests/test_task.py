@@ -64,7 +64,7 @@ def test_turned_images_give_turned_answers_when_averaged_over_turns():
 def test_balanced_weights_come_from_the_training_masks():
     plain, balanced = (
         task_of(task__loss__name="cross_entropy"),
-        task_of(task__balance="true", task__loss__name="cross_entropy"),
+        task_of(task__balance="median_frequency", task__loss__name="cross_entropy"),
     )
     batch = first_batch(plain)
     params, state = plain.init(jax.random.key(0), batch)

@@ -29,9 +29,12 @@ def segmentation_loss(
     beta: float = 0.5,
     smooth: float = 1.0,
     label_smoothing: float = 0.0,
+    reverse: float = 1.0,
+    log_zero: float = -4.0,
     dice_background: bool = False,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(sum, count) of the losses in `name`, added: 'cross_entropy', 'focal', 'dice', 'tversky', or several as 'cross_entropy+dice'.
+    """(sum, count) of the losses in `name`, added: 'cross_entropy', 'reverse_cross_entropy', 'focal', 'dice', 'tversky', or
+    several as 'cross_entropy+dice'.
 
     Computed in float32 at least. `label` holds 0..k-1 and IGNORE (255): such a pixel has exactly zero gradient in every
     loss, whatever its logits. Any other label makes the loss NaN, which stops a run, instead of being left out in silence.
@@ -39,6 +42,8 @@ def segmentation_loss(
     balance the classes by themselves, so in them it only changes the weight W_b of the image.
 
     cross_entropy  with `label_smoothing` spread over all classes
+    reverse_cross_entropy  `reverse` times -sum p log t, with log 0 := `log_zero`: with cross_entropy the symmetric cross-entropy of Wang et
+                   al. 2019, eq. 7, whose alpha is 1, beta is `reverse` and A is `log_zero`; for labels that are partly wrong
     focal          (1 - p)^gamma * cross-entropy; Lin et al. 2017, eq. 4; its alpha_t is `class_weights`
     dice           1 - mean over classes of (2 sum p t + smooth) / (sum p + sum t + smooth), per image; Milletari et al.
                    2016, with plain sums below as in Drozdzal et al. 2016
@@ -48,7 +53,8 @@ def segmentation_loss(
     image lacks included: there a false positive still costs something, which it would not if they were left out.
     Raises InputError for an unknown name, a wrong number of class weights or an option outside its range.
     """
-    names = check(name, logits.shape[-1], class_weights, label_smoothing, gamma, alpha, beta, smooth, dice_background)
+    options = {"gamma": gamma, "alpha": alpha, "beta": beta, "smooth": smooth, "reverse": reverse, "log_zero": log_zero}
+    names = check(name, logits.shape[-1], class_weights, label_smoothing, dice_background, options)
     valid = label != IGNORE
     # Replaced, not multiplied by zero: 0 * inf is NaN, and ignored pixels may hold anything (no-data, padding).
     logits = jnp.where(valid[..., None], logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), 0)
@@ -60,14 +66,7 @@ def segmentation_loss(
         else place
     )
     pixel = jnp.where(valid & ((label < 0) | (label >= logits.shape[-1])), jnp.nan, pixel)
-    options = {
-        "label_smoothing": label_smoothing,
-        "gamma": gamma,
-        "alpha": alpha,
-        "beta": beta,
-        "smooth": smooth,
-        "first": 0 if dice_background else 1,
-    }
+    options |= {"label_smoothing": label_smoothing, "first": 0 if dice_background else 1}
     log_p = jax.nn.log_softmax(logits)
     total = sum(jnp.sum(LOSSES[n](log_p, target, place, pixel, **options)) for n in names)
     return total, jnp.sum(pixel)
@@ -78,6 +77,11 @@ def cross_entropy(log_p, target, place, pixel, *, label_smoothing, **_):
     if label_smoothing:
         loss = (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_p, -1)
     return pixel * loss
+
+
+def reverse_cross_entropy(log_p, target, place, pixel, *, reverse, log_zero, **_):
+    # -sum over classes of p log t: log t is 0 at the label and `log_zero` elsewhere.
+    return -pixel * reverse * log_zero * -jnp.expm1(jnp.sum(log_p * target, -1))
 
 
 def focal(log_p, target, place, pixel, *, gamma, **_):
@@ -97,7 +101,13 @@ def tversky(log_p, target, place, pixel, *, alpha, beta, smooth, first, **_):
     return image_loss(both + smooth, both + alpha * (predicted - both) + beta * (true - both) + smooth, pixel)
 
 
-LOSSES = {"cross_entropy": cross_entropy, "dice": dice, "focal": focal, "tversky": tversky}
+LOSSES = {
+    "cross_entropy": cross_entropy,
+    "reverse_cross_entropy": reverse_cross_entropy,
+    "dice": dice,
+    "focal": focal,
+    "tversky": tversky,
+}
 
 
 def overlap(log_p, target, place, first):
@@ -113,7 +123,7 @@ def image_loss(above, below, pixel):
     return jnp.sum(pixel, (1, 2)) * (1 - jnp.mean(score, -1))
 
 
-def check(name, classes, class_weights, label_smoothing, gamma, alpha, beta, smooth, dice_background) -> list[str]:
+def check(name, classes, class_weights, label_smoothing, dice_background, options) -> list[str]:
     """The names in `name`; raises InputError for whatever is out of range."""
     names = [part.strip() for part in name.split("+")]
     for part in names:
@@ -127,28 +137,49 @@ def check(name, classes, class_weights, label_smoothing, gamma, alpha, beta, smo
         raise InputError(f"class_weights={tuple(class_weights)}: a weight is a finite number, 0 or more")
     if not 0 <= label_smoothing < 1:
         raise InputError(f"label_smoothing={label_smoothing}: give a number from 0 to below 1")
-    for key, value in {"gamma": gamma, "alpha": alpha, "beta": beta, "smooth": smooth}.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"{key}={value}: give a number, 0 or more")
+    for key, value in options.items():
+        sign = -1 if key == "log_zero" else 1
+        if not (math.isfinite(value) and sign * value >= 0):
+            raise InputError(f"{key}={value}: give a number, 0 or {'less' if sign < 0 else 'more'}")
     if classes < 2 and not dice_background and {"dice", "tversky"} & set(names):
         raise InputError(f"loss {name!r} has no class but background to score; give 2 classes, or dice_background=True")
     return names
 
 
-def balanced_weights(pixel_counts: Int[np.ndarray, "*n k"]) -> tuple[float, ...]:
-    """Class weights by median-frequency balancing (Eigen & Fergus 2015, section 3.3): median of freq / freq(c).
+def balanced_weights(
+    pixel_counts: Int[np.ndarray, "*n k"], how: str = "median_frequency", *, beta: float = 0.9999
+) -> tuple[float, ...]:
+    """Class weights from how many pixels each class has; a class that never occurs gets 1.
 
-    `pixel_counts` holds pixels per class of each image, [n, k]: freq(c) is then, as in the paper, the pixels of c over all
-    pixels of the images that have c. Of the whole set at once, [k]: over all pixels. A class that never occurs gets 1 and
-    is not in the median. Raises InputError where nothing was counted.
+    `pixel_counts` holds pixels per class of each image, [n, k], or of the whole set at once, [k].
+    median_frequency    median of freq / freq(c) (Eigen & Fergus 2015, section 3.3): freq(c) is, as in the paper, the pixels of c over
+                        all pixels of the images that have c, where they are given per image
+    effective_number    (1 - beta) / (1 - beta^n_c), scaled to a mean of 1 (Cui et al. 2019, eq. 4), for n_c pixels of 1e6: of neighbours
+                        that repeat each other few count, so beta is near 1 - 1 / (how many of a million are independent)
+    Raises InputError for an unknown name, a beta outside [0, 1), and where nothing was counted.
     """
+    if how not in WEIGHTS:
+        raise InputError(f"class weights {how!r}: {nearest(how, WEIGHTS)}")
+    if not 0 <= beta < 1:
+        raise InputError(f"beta={beta}: give a number from 0 to below 1")
     counts = np.atleast_2d(np.asarray(pixel_counts, np.float64))
-    pixels = counts.sum(0)
-    present = pixels > 0
+    present = counts.sum(0) > 0
     if not present.any():
         raise InputError("class weights from the data: no pixel has a class; are all labels 255 (ignore)?")
-    area = (counts.sum(1, keepdims=True) * (counts > 0)).sum(0)
-    frequency = pixels[present] / area[present]
     weights = np.ones(counts.shape[1])
-    weights[present] = np.median(frequency) / frequency
+    weights[present] = WEIGHTS[how](counts[:, present], counts.sum(1, keepdims=True), beta)
     return tuple(float(w) for w in weights)
+
+
+def median_frequency(counts, area, beta):
+    frequency = counts.sum(0) / (area * (counts > 0)).sum(0)
+    return np.median(frequency) / frequency
+
+
+def effective_number(counts, area, beta):
+    per_million = 1e6 * counts.sum(0) / area.sum()
+    weights = (1 - beta) / -np.expm1(per_million * np.log(beta)) if beta else np.ones(counts.shape[1])
+    return weights / weights.mean()
+
+
+WEIGHTS = {"median_frequency": median_frequency, "effective_number": effective_number}

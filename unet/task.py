@@ -3,7 +3,7 @@
 import functools
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from unet import augment as augmentation
 from unet import pages, pictures, predict, scores, sources, tiling
 from unet.crops import random_crop
 from unet.images import IGNORE, normalise
-from unet.losses import balanced_weights, segmentation_loss
+from unet.losses import WEIGHTS, balanced_weights, segmentation_loss
 from unet.model import UNet, output_size
 from unet.ops import compiler_options
 
@@ -28,7 +28,8 @@ def segmentation(
     class_names: tuple[str, ...],
     colours: tuple[tuple[int, int, int], ...] = (),
     loss: Mapping[str, Any] | None = None,
-    balance: bool = False,
+    balance: str = "none",
+    balance_beta: float = 0.9999,
     background: int = 0,
     cells: int = -1,
     tile: int = 256,
@@ -38,12 +39,15 @@ def segmentation(
     """The section `task` of a segmentation config.
 
     class_names, colours: one for each class, in order of the class indices; colours as [r, g, b].
-    loss: keyword arguments of `unet.losses.segmentation_loss`. balance: class weights from the training masks.
+    loss: keyword arguments of `unet.losses.segmentation_loss`. balance: class weights from the training masks,
+    'none', 'median_frequency' or 'effective_number' (with balance_beta): `unet.losses.balanced_weights`.
     background: the class that the foreground scores leave out; -1 for none.
     cells: the class whose connected regions are cells, scored as in the ISBI 2012 challenge; -1 for none.
     tile, overlap: side of the one tile shape of evaluation and prediction, and the context cut from its inner edges.
     average: 'none', 'flips' or 'turns' (flips and 90-degree turns): what evaluation and prediction average over.
     """
+    if balance not in ("none", *WEIGHTS):
+        raise InputError(f"config.task.balance={balance!r}: {configs.nearest(balance, ('none', *WEIGHTS))}")
     if average not in SYMMETRIES:
         raise InputError(f"config.task.average={average!r}: {configs.nearest(average, SYMMETRIES)}")
     if colours and len(colours) != len(class_names):
@@ -88,9 +92,17 @@ def reading(
 
 
 def make_task(
-    *, task: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any], augment: Mapping[str, Any]
+    *,
+    task: Mapping[str, Any],
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    augment: Mapping[str, Any],
+    pixel_counts: Callable[[], np.ndarray] | None = None,
 ) -> Task:
-    """The Task of a segmentation config. Raises InputError for keys, values and sizes that do not fit."""
+    """The Task of a segmentation config. Raises InputError for keys, values and sizes that do not fit.
+
+    pixel_counts: pixels of each class in training, for a task that has another source of them.
+    """
     options = configs.call(segmentation, "task", task)
     net = configs.call(UNet, "model", model)
     known = tuple(inspect.signature(reading).parameters)
@@ -103,10 +115,11 @@ def make_task(
 
     @functools.cache
     def loss_options() -> dict[str, Any]:
-        weights = {}
-        if options["balance"]:
-            weights = {"class_weights": balanced_weights(sources.pixel_counts(make_source("train"), net.classes))}
-        return {**options["loss"], **weights}
+        if options["balance"] == "none":
+            return options["loss"]
+        counts = pixel_counts() if pixel_counts else sources.pixel_counts(make_source("train"), net.classes)
+        weights = balanced_weights(counts, options["balance"], beta=options["balance_beta"])
+        return {**options["loss"], "class_weights": weights}
 
     def init(key, batch):
         variables = dict(net.init({"params": key}, batch["image"]))
@@ -257,7 +270,7 @@ def alarms(metrics, options: Mapping[str, Any]) -> list[str]:
     name = options["class_names"][found]
     return [
         f"every pixel is predicted as {name!r}. Usual causes: a learning rate that is too high, masks with wrong class indices "
-        "(experiments.check_data), or one rare class (config.task.loss.name='cross_entropy+dice' or config.task.balance=True)"
+        "(experiments.check_data), or one rare class (config.task.loss.name='cross_entropy+dice' or config.task.balance='median_frequency')"
     ]
 
 

@@ -1,0 +1,233 @@
+"""Land cover from satellite scenes, as a Task: that of segmentation, with scenes for images, a legend for classes, and maps for files."""
+
+import functools
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import config as configs
+from common.errors import InputError
+from common.task import Task
+from unet import task as segmentation
+from unet.landcover import map as maps
+from unet.landcover import pages
+from unet.landcover.blocks import COLOURS, NAMES, Blocks
+from unet.landcover.geo import rasterio
+from unet.landcover.legend import NODATA, Legend, read_legend
+from unet.landcover.made import made_scene
+from unet.landcover.pictures import index_picture
+from unet.landcover.scene import Scene, array_scene, open_scene
+from unet.landcover.slovenia import slovenia_scenes
+from unet.landcover.sources import Crops, Tiles
+from unet.model import output_size
+from unet.pages import scores_table
+from unet.tiling import predict_tiled
+
+LARGEST, SIDE = 2048, 600  # px a side, at most, of what a report predicts of a scene, and of its pictures
+
+
+def land_cover(*, legend: str = "nlcd_conus", codes: tuple[int, ...] = (), blend: str = "cut") -> dict[str, Any]:
+    """What the section `task` has beside the keys of `unet.task.segmentation` (without class_names, colours and background).
+
+    legend: a name of `unet.landcover.legend`, or a CSV file below config.data.root. codes: those of it that occur; empty for all.
+    blend: of a map's tiles, 'cut' or 'gaussian'.
+    """
+    return locals()
+
+
+def reading(
+    *,
+    root: str = "data",
+    source: str = "scenes",
+    scenes: tuple[str, ...] = (),
+    image: tuple[str, ...] = ("*.tif",),
+    labels: str = "",
+    quality: str = "",
+    quality_kind: str = "landsat",
+    scaling: str = "percentiles",
+    gain: tuple[float, ...] = (),
+    offset: tuple[float, ...] = (),
+    indices: tuple[str, ...] = (),
+    roles: Mapping[str, int] | None = None,
+    rgb: tuple[int, int, int] = (2, 1, 0),
+    ignore: tuple[int, ...] = (),
+    dates: tuple[int, ...] = (2, 3, 4),
+    size: tuple[int, int] = (512, 512),
+    block: int = 512,
+    guard: int = 0,
+    fractions: Mapping[str, float] | None = None,
+    split_seed: int = 0,
+    rare_crops: float = 0.33,
+    crop: tuple[int, int] = (256, 256),
+    **loop: Any,
+) -> dict[str, Any]:
+    """The section `data`. source: 'scenes', folders below `root` (`unet.landcover.scene.open_scene` has their keys), 'slovenia' or
+    'made'.
+
+    block, guard, fractions, split_seed: `unet.landcover.blocks.Blocks`; guard 0: one pixel more than the crop.
+    crop: height and width of what the network sees in training. rare_crops: share of crops about a pixel of a class that is drawn
+    first. dates: of 'slovenia'; size: of the 'made' scene.
+    """
+    shared = {"indices": indices}
+    files = {
+        "image": image,
+        "labels": labels,
+        "quality": quality,
+        "quality_kind": quality_kind,
+        "roles": roles,
+        "rgb": rgb,
+    }
+    files |= {"scaling": scaling, "gain": gain, "offset": offset, "ignore": ignore, **shared}
+    split = {"block": block, "guard": guard or max(crop) + 1, "fractions": fractions or {}, "seed": split_seed}
+    if split["guard"] < max(crop):
+        raise InputError(
+            f"config.data.guard={guard}: narrower than the crop of {max(crop)} px, which could then reach into held-out blocks"
+        )
+    known = ("batch_size", "eval_batch_size", "threads", "cache_mb")
+    for key in loop:
+        if key not in known:
+            raise InputError(
+                f"config.data.{key}: no such key of land cover; {configs.nearest(key, [*known, *locals()])}"
+            )
+    return {
+        "root": root, "source": source, "scenes": scenes, "files": files, "dates": dates, "size": size, "split": split,
+        "rare": rare_crops, "loop": {**loop, "crop": crop},
+    }  # fmt: skip
+
+
+def make_task(
+    *, task: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any], augment: Mapping[str, Any]
+) -> Task:
+    """The Task of a land-cover config. Raises InputError for keys, values and sizes that do not fit."""
+    own = inspect.signature(land_cover).parameters
+    options = configs.call(land_cover, "task", {key: value for key, value in task.items() if key in own})
+    segment = {key: value for key, value in task.items() if key not in own}
+    read = reading(**data)
+    legend = read_legend(options["legend"], read["root"])
+    legend = legend.only(options["codes"]) if options["codes"] else legend
+    crops = functools.cache(lambda: training_crops(read, legend, model["bands"]))
+    base = segmentation.make_task(
+        task={**segment, "class_names": legend.names, "colours": legend.colours, "background": -1},
+        model=model,
+        data={**read["loop"], "source": "made"},
+        augment=augment,
+        pixel_counts=lambda: crops().survey.counts,
+    )
+    plain = configs.call(segmentation.segmentation, "task", {**segment, "class_names": legend.names})
+    tiles = {"tile": plain["tile"], "overlap": plain["overlap"], "align": 2 ** model["depth"]}
+    tiles["out"] = output_size(plain["tile"], model["depth"], model.get("padding", "same"))
+
+    def predict_files(apply, paths, output, *, probabilities=False, confidence=False, shard=(1, 1), sieve=0):
+        """A map of each scene of `paths` (files, or folders of bands) in `output`: `unet.landcover.map.predict_map`."""
+        how = {"probabilities": probabilities, "confidence": confidence, "shard": shard, "sieve": sieve}
+        unlabelled = {**read["files"], "labels": "", "quality": read["files"]["quality"]}
+        written = []
+        for path in paths:
+            scene = open_scene(path, legend=legend, **unlabelled)
+            check_bands(scene, model["bands"])
+            written += maps.predict_map(apply, scene, Path(output), legend, blend=options["blend"], **tiles, **how)
+        return written
+
+    return base._replace(
+        train_source=lambda split: crops() if split == "train" else held_out(crops(), split, tiles),
+        eval_source=lambda split: held_out(crops(), split, tiles),
+        crop=lambda example, rng: crops().draw(example, rng),
+        check=lambda: findings(crops),
+        predict_files=predict_files,
+        scores_of_images=lambda apply, split: {},
+        predict_array=lambda apply, x: predict_tiled(apply, segmentation.as_image(x, model["bands"]), **tiles),
+        picture=lambda run, split, metrics: picture(run.apply, crops().scenes[0], legend, tiles),
+        pages=lambda run, split, metrics: report_pages(run, split, metrics, crops(), legend, tiles),
+    )
+
+
+def open_scenes(read: Mapping[str, Any], legend: Legend) -> list[Scene]:
+    root = Path(read["root"])
+    if read["source"] == "slovenia":
+        return slovenia_scenes(root / "sentinel2-lulc-slovenia", dates=read["dates"], indices=read["files"]["indices"])
+    if read["source"] == "made":
+        image, codes = made_scene(0, *read["size"])
+        how = {key: read["files"][key] for key in ("scaling", "indices", "roles", "rgb")}
+        place = {"crs": "EPSG:32612", "transform": rasterio().transform.from_origin(3e5, 4.2e6, 30, 30)}
+        return [array_scene("made", image, legend.to_index(codes), **place, **how)]
+    if read["source"] != "scenes":
+        raise InputError(f"config.data.source={read['source']!r}: use 'scenes', 'slovenia' or 'made'")
+    if not read["scenes"]:
+        raise InputError("config.data.scenes=[]: name the folders of the scenes, below config.data.root")
+    return [open_scene(root / name, legend=legend, **read["files"]) for name in read["scenes"]]
+
+
+def training_crops(read: Mapping[str, Any], legend: Legend, bands: int) -> Crops:
+    """The scenes, their split, and what is drawn from them."""
+    scenes = open_scenes(read, legend)
+    for scene in scenes:
+        check_bands(scene, bands)
+        if not scene.labelled:
+            raise InputError(f"{scene.name}: has no labels; set config.data.labels to their file")
+    blocks = Blocks(scenes, **read["split"])
+    return Crops(scenes, blocks, size=read["loop"]["crop"], rare=read["rare"], classes=len(legend.classes))
+
+
+def check_bands(scene: Scene, bands: int) -> None:
+    if scene.bands != bands:
+        names = ", ".join(scene.band_names)
+        raise InputError(f"{scene.name}: {scene.bands} bands ({names}), expected {bands}; set config.model.bands")
+
+
+def held_out(crops: Crops, split: str, tiles: Mapping[str, int]) -> Tiles:
+    return Tiles(crops.scenes, crops.blocks, split, **tiles)
+
+
+def findings(crops) -> list[str]:
+    """What is wrong with the data: scenes that do not open or fit, labels of the training part that are in no legend."""
+    try:
+        if not len(crops()):
+            return [
+                "config.data.guard: no pixel is left for training; use larger blocks, fewer held out, or smaller crops"
+            ]
+        crops().survey  # noqa: B018  reads the labels
+    except InputError as error:
+        return [str(error)]
+    return []
+
+
+def seen(apply, scene: Scene, tiles: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(true colour, labels, prediction) of a scene, at most SIDE px a side: all of it, or its middle where it is large."""
+    height, width = (min(side, LARGEST) for side in (scene.height, scene.width))
+    top, left = (scene.height - height) // 2, (scene.width - width) // 2
+    image, valid = scene.read(top, left, height, width)
+    labels = scene.read_labels(top, left, height, width, valid)
+    predicted = predict_tiled(apply, image, **tiles).argmax(-1).astype(np.uint8)
+    predicted = np.where(valid, predicted, np.uint8(NODATA))
+    step = max(1, -(-max(height, width) // SIDE))
+    return tuple(np.ascontiguousarray(x[::step, ::step]) for x in (stretched(image, valid, scene), labels, predicted))
+
+
+def stretched(image: np.ndarray, valid: np.ndarray, scene: Scene) -> np.ndarray:
+    """True colour of scaled bands, each from its percentile 2 to 98; what is not valid is black."""
+    bands = image[..., list(scene.rgb_bands)]
+    low, high = np.percentile(bands[valid], [2, 98], axis=0) if valid.any() else (0.0, 1.0)
+    return (np.clip((bands - low) / np.maximum(high - low, 1e-9), 0, 1) * 255 * valid[..., None]).astype(np.uint8)
+
+
+def picture(apply, scene: Scene, legend: Legend, tiles: Mapping[str, int]) -> np.ndarray:
+    """True colour, original labels and predicted labels of a scene, side by side."""
+    coloured, labels, predicted = seen(apply, scene, tiles)
+    gap = np.full((len(coloured), 6, 3), 255, np.uint8)
+    maps = [np.asarray(index_picture(index, legend.colours).convert("RGB")) for index in (labels, predicted)]
+    return np.concatenate([coloured, gap, maps[0], gap, maps[1]], 1)
+
+
+def report_pages(run, split: str, metrics, crops: Crops, legend: Legend, tiles: Mapping[str, int]) -> list:
+    """The report's own sections: baselines where they were scored, agreement of the split, the scenes, and their split."""
+    baselines = run.workdir / f"baselines-{split}.json"
+    sections = [("Baselines", scores_table(json.loads(baselines.read_text())))] if baselines.exists() else []
+    sections += pages.agreement_sections(np.asarray(metrics["confusions"].matrix).sum(0), legend, title=split)
+    for number, scene in enumerate(crops.scenes[:4]):
+        sections.append(pages.picture_section(*seen(run.apply, scene, tiles), legend))
+        sections.append(pages.split_section(scene.rgb(SIDE), crops.blocks.map(number, SIDE), NAMES, COLOURS))
+    return sections
