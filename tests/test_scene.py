@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from unet.images import IGNORE
+from unet.landcover.geo import HANDLES, OPEN_FILES
 from unet.landcover.legend import NLCD, NODATA, ZION8, LandClass, make_legend
 from unet.landcover.scene import array_scene, open_scene
 
@@ -156,6 +157,15 @@ def test_threads_read_the_same(tmp_path):
             np.testing.assert_array_equal(x, y)
 
 
+def test_hundreds_of_scenes_hold_few_files_open(tmp_path):
+    image = draw(22, 1, 20, 20)
+    scenes = [open_scene(write(tmp_path / f"{i}.tif", image + i), **PLAIN) for i in range(OPEN_FILES + 8)]
+    for _ in range(2):
+        for i, scene in enumerate(scenes):
+            np.testing.assert_array_equal(scene.read(0, 0, 20, 20)[0][..., 0], image[0] + i)
+    assert len(HANDLES.opened) == OPEN_FILES
+
+
 # Scaling and indices
 
 
@@ -261,16 +271,17 @@ def test_labels_that_lie_on_the_image_are_themselves(tmp_path):
 
 
 def test_landsat_quality_bits(tmp_path):
-    """Each of the 16 bits alone, on pixels of twice the size."""
+    """Each of the 16 bits alone, on pixels of twice the size; the last columns of the image are not judged."""
     quality = (1 << np.arange(16)).astype(np.uint16).reshape(4, 4)
-    write(tmp_path / "image.tif", draw(16, 1, 8, 8))
+    write(tmp_path / "image.tif", draw(16, 1, 8, 10))
     write(tmp_path / "QA_PIXEL.tif", quality, transform=PLACE @ Affine.scale(2))
-    write(tmp_path / "labels.tif", np.full((8, 8), 5, np.uint8))
+    write(tmp_path / "labels.tif", np.full((8, 10), 5, np.uint8))
     options = {"labels": "labels.tif", "legend": ABC, **PLAIN}
     scene = open_scene(tmp_path / "image.tif", quality="*QA_PIXEL*", **options)
     valid = np.repeat(np.repeat((np.arange(16) > 4).reshape(4, 4), 2, 0), 2, 1)
-    np.testing.assert_array_equal(scene.read(0, 0, 8, 8)[1], valid)
-    np.testing.assert_array_equal(scene.read_labels(0, 0, 8, 8), np.where(valid, 1, IGNORE))
+    valid = np.pad(valid, [(0, 0), (0, 2)])
+    np.testing.assert_array_equal(scene.read(0, 0, 8, 10)[1], valid)
+    np.testing.assert_array_equal(scene.read_labels(0, 0, 8, 10), np.where(valid, 1, IGNORE))
     np.testing.assert_array_equal(scene.read(1, 1, 5, 6)[1], valid[1:6, 1:7])
 
 

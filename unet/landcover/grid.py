@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float64, Shaped
 from common.errors import InputError
 from unet.landcover import geo
 
+EXACT = 1e-6  # px by which a warp may be off; rasterio refuses 0
 WINDOW = 1024  # px, side of what is read at once
 MERCATOR = 20037508.342789244  # metres: half of the side of the world in EPSG:3857
 WGS84 = 6378137.0, 1 / 298.257223563  # semi-major axis in metres, flattening
@@ -32,7 +33,7 @@ class Grid(NamedTuple):
         """The same place with `side` pixels at most along each axis."""
         step = max(1, -(-max(self.height, self.width) // side))
         return Grid(
-            self.crs, self.transform * self.transform.scale(step), -(-self.height // step), -(-self.width // step)
+            self.crs, self.transform @ self.transform.scale(step), -(-self.height // step), -(-self.width // step)
         )
 
     def bounds(self) -> tuple[float, float, float, float]:
@@ -92,7 +93,13 @@ def on_grid(path: str | Path, grid: Grid, how: str = "nearest", bands: Sequence[
             options = {"crs": grid.crs, "transform": grid.transform, "height": grid.height, "width": grid.width}
             with geo.reading(path):
                 source = module.vrt.WarpedVRT(
-                    dataset, resampling=module.enums.Resampling[how], add_alpha=not alpha, **options
+                    dataset,
+                    resampling=module.enums.Resampling[how],
+                    tolerance=EXACT,
+                    add_alpha=not alpha,
+                    init_dest_nodata=False,  # where nothing is: the alpha band says it, whether or not there is a nodata
+                    INIT_DEST="0",
+                    **options,
                 )
             close = source
 

@@ -10,9 +10,8 @@ from jaxtyping import Bool, Num, Shaped
 
 from common.errors import InputError
 from unet.landcover.geo import HANDLES, open_raster, rasterio, reading
-from unet.landcover.grid import Grid, check_place
+from unet.landcover.grid import EXACT, Grid, check_place
 
-EXACT = 1e-6  # px by which a warp may be off; rasterio refuses 0
 ALIKE = 0.02  # px by which the grids of two bands may differ
 QUALITY = ("landsat", "sentinel2")
 # Of QA_PIXEL, Collection 2: fill, dilated cloud, cirrus, cloud, cloud shadow.

@@ -17,7 +17,7 @@ const title = (name) => facts.layers.find((layer) => layer.name === name)?.title
 const map = L.map("map", { attributionControl: false, minZoom: facts.zooms[0], maxZoom: facts.zooms[1] + 4, zoomSnap: 0.5 });
 L.control.scale().addTo(map);
 const bounds = L.latLngBounds(facts.bounds);
-const nothing = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEAAAAALAAAAAABAAEAAAICTAEAOw==";
+const nothing = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
 function tiles(name, pane) {
   const options = { pane, bounds, minNativeZoom: facts.zooms[0], maxNativeZoom: facts.zooms[1], maxZoom: facts.zooms[1] + 4 };
   return L.tileLayer(`tiles/${name}/{z}/{x}/{y}.png`, { ...options, noWrap: true, errorTileUrl: nothing });
