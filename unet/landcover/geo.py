@@ -1,9 +1,11 @@
 """The one door to rasterio: imported where it is used, its block cache bounded, its errors said in one line."""
 
+import atexit
 import contextlib
 import os
 import threading
 import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
@@ -67,11 +69,29 @@ def open_raster(path: str | Path, **options: Any) -> Any:
     return dataset
 
 
+class Opened(OrderedDict):
+    """The open datasets of one thread."""
+
+    __hash__ = object.__hash__  # for the WeakSet: each is itself
+
+
+ALL: weakref.WeakSet[Opened] = weakref.WeakSet()
+
+
+@atexit.register
+def close_all() -> None:
+    """GDAL complains, at length, about datasets that outlive the interpreter."""
+    for opened in list(ALL):
+        while opened:
+            opened.popitem()[1].close()
+
+
 class Handles(threading.local):
     """Open datasets of one thread: GDAL's may not be shared. The least recently used is closed: hundreds of scenes may be read."""
 
     def __init__(self):
-        self.opened: OrderedDict[Hashable, Any] = OrderedDict()
+        self.opened = Opened()
+        ALL.add(self.opened)
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """The dataset of `key`, made now unless this thread has it open."""
