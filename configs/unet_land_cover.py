@@ -18,7 +18,7 @@ def get_config(variant: str = ""):
     config = defaults()
     config.task.name = "land_cover"
     for key in ("class_names", "colours", "background", "cells"):
-        del config.task[key]
+        del config.task[key]  # the legend has them, or they are of other tasks
     config.task.legend = "zion8"  # or "nlcd", "nlcd_conus", "slovenia", or a CSV file: code, name, colour, group
     config.task.codes = []  # those of the legend that occur; empty: all
     config.task.blend = "cut"  # how a map's tiles are joined; or "gaussian"
@@ -29,28 +29,7 @@ def get_config(variant: str = ""):
     config.model.width = 24
     config.model.dropout = 0.2
     config.model.dtype = "bfloat16"
-    del config.data.foreground_crops
-    config.data.source = "scenes"
-    config.data.scenes = ["landsat8-nlcd-zion"]  # folders below root, one for each scene or date
-    config.data.image = ["landsat_b2.tif", "landsat_b3.tif", "landsat_b4.tif", "landsat_b5.tif"]  # names or patterns
-    config.data.labels = "nlcd.tif"
-    config.data.quality = ""  # a file of QA_PIXEL or SCL
-    config.data.quality_kind = "landsat"  # or "sentinel2"
-    config.data.scaling = "percentiles"  # or "given", "reflectance", with gain and offset for each band
-    config.data.gain = []
-    config.data.offset = []
-    config.data.indices = ["ndvi", "ndwi"]  # bands on top; "ndbi" with a swir band
-    config.data.roles = {"green": 1, "red": 2, "nir": 3}  # band numbers
-    config.data.rgb = [2, 1, 0]
-    config.data.ignore = []  # codes that do not count
-    config.data.block = 143  # px a side, of the blocks of the split
-    config.data.guard = 65  # px about held-out blocks that nobody sees; wider than the crop
-    config.data.fractions = {"validation": 0.1, "test": 0.2}
-    config.data.split_seed = 1
-    config.data.crop = [64, 64]
-    config.data.rare_crops = 0.4  # share of crops about a pixel of a class that is drawn first
-    config.data.batch_size = 16
-    config.data.eval_batch_size = 8
+    add_scenes(config.data)
     config.augment.flip = True
     config.augment.turn = True
     config.augment.flip_horizontal = False
@@ -72,26 +51,33 @@ def get_config(variant: str = ""):
         config.data.labels = "nlcd2011.tif"
     if "slovenia" in names:
         slovenia(config)
-    if "smoke" in names:
-        config.task.legend = "nlcd"
-        config.task.codes = []
-        config.model.classes = 20
-        config.model.bands = 8
-        config.model.dtype = "float32"
-        config.data.source = "made"
-        config.data.size = [256, 256]
-        config.data.block = 64
-        config.data.guard = 33
-        config.data.crop = [32, 32]
-        config.data.roles = {"green": 1, "red": 2, "nir": 3, "swir": 4}
-        config.task.tile = 64
-        config.task.overlap = 16
-        config.model.width = 8
-        config.model.depth = 2
-        config.loop.duration = "20 steps"
-        config.loop.eval = "10 steps"
-        config.loop.save = "10 steps"
-    return config
+    return smoke(config) if "smoke" in names else config
+
+
+def add_scenes(data) -> None:
+    """Where the scenes are, how they are read, and how they are split."""
+    del data.foreground_crops
+    data.source = "scenes"
+    data.scenes = ["landsat8-nlcd-zion"]  # folders below root, one for each scene or date
+    data.image = ["landsat_b2.tif", "landsat_b3.tif", "landsat_b4.tif", "landsat_b5.tif"]  # names or patterns
+    data.labels = "nlcd.tif"
+    data.quality = ""  # a file of QA_PIXEL or SCL
+    data.quality_kind = "landsat"  # or "sentinel2"
+    data.scaling = "percentiles"  # or "given", "reflectance", with gain and offset for each band
+    data.gain = []
+    data.offset = []
+    data.indices = ["ndvi", "ndwi"]  # bands on top; "ndbi" with a swir band
+    data.roles = {"green": 1, "red": 2, "nir": 3}  # band numbers
+    data.rgb = [2, 1, 0]
+    data.ignore = []  # codes that do not count
+    data.block = 143  # px a side, of the blocks of the split
+    data.guard = 65  # px about held-out blocks that nobody sees; wider than the crop
+    data.fractions = {"validation": 0.1, "test": 0.2}
+    data.split_seed = 1
+    data.crop = [64, 64]
+    data.rare_crops = 0.4  # share of crops about a pixel of a class that is drawn first
+    data.batch_size = 16
+    data.eval_batch_size = 8
 
 
 def slovenia(config) -> None:
@@ -108,3 +94,26 @@ def slovenia(config) -> None:
     config.data.guard = 17
     config.data.crop = [16, 16]
     config.data.split_seed = 0
+
+
+def smoke(config):
+    """The same in seconds on any machine: a made scene, a tiny net, a few steps."""
+    config.task.legend = "nlcd"
+    config.task.codes = []
+    config.task.tile = 64
+    config.task.overlap = 16
+    config.model.classes = 20
+    config.model.bands = 8
+    config.model.width = 8
+    config.model.depth = 2
+    config.model.dtype = "float32"
+    config.data.source = "made"
+    config.data.size = [256, 256]
+    config.data.block = 64
+    config.data.guard = 33
+    config.data.crop = [32, 32]
+    config.data.roles = {"green": 1, "red": 2, "nir": 3, "swir": 4}
+    config.loop.duration = "20 steps"
+    config.loop.eval = "10 steps"
+    config.loop.save = "10 steps"
+    return config

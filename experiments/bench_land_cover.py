@@ -24,9 +24,10 @@ import numpy as np
 from experiments.workers import Worker, jax_command, serve
 from unet.landcover import geo
 from unet.landcover.legend import NLCD_CONUS
+from unet.landcover.made import write_made
 from unet.landcover.map import predict_map
 from unet.landcover.scene import open_scene
-from unet.model import UNet, output_size
+from unet.model import UNet, output_size, valid_output
 from unet.tiling import plan
 
 BANDS, WIDTH, DEPTH = 6, 16, 3
@@ -43,12 +44,10 @@ SIZES = {
 
 def measure(peers: Sequence[str], rounds: int, **sizes: int) -> list[dict[str, Any]]:
     """Rows: the whole run and its ratio to the bare forward pass; the cut-out; the seams of each way to join tiles."""
-    from unet.landcover import made
-
     sizes = {**SIZES, **sizes}
     with tempfile.TemporaryDirectory() as folder:
         for name, side in (("scene", sizes["size"]), ("seams", sizes["seam_size"])):
-            made.write_made(Path(folder) / f"{name}.tif", Path(folder) / f"{name}_codes.tif", 0, side, side)
+            write_made(Path(folder) / f"{name}.tif", Path(folder) / f"{name}_codes.tif", 0, side, side)
         words = (folder, str(rounds), json.dumps(sizes))
         worker = Worker("the map", jax_command("experiments.bench_land_cover", *words))
         rows = worker.ready["rows"]
@@ -56,12 +55,12 @@ def measure(peers: Sequence[str], rounds: int, **sizes: int) -> list[dict[str, A
     return rows
 
 
-def network(padding: str, tile: int) -> tuple[Callable, UNet]:
+def network(padding: str, tile: int) -> Callable:
     """Probabilities of images, jitted as those of a run are; random weights."""
     net = UNet(classes=CLASSES, bands=BANDS, width=WIDTH, depth=DEPTH, padding=padding)
     variables = net.init(jax.random.key(0), jnp.zeros((1, tile, tile, BANDS)))
     jitted = jax.jit(lambda variables, images: jax.nn.softmax(net.apply(variables, images)))
-    return lambda images: jitted(variables, images), net
+    return lambda images: jitted(variables, images)
 
 
 def tiles_of(tile: int, padding: str, overlap: int = 0) -> dict[str, int]:
@@ -70,7 +69,7 @@ def tiles_of(tile: int, padding: str, overlap: int = 0) -> dict[str, int]:
 
 def whole_run(folder: Path, rounds: int, size: int, tile: int) -> dict[str, Any]:
     """Seconds of the map from reading to the finished COG, beside as many bare forward passes."""
-    apply, _ = network("valid", tile)
+    apply = network("valid", tile)
     settings = tiles_of(tile, "valid")
     scene = open_scene(folder / "scene.tif")
     inputs = scene.read(0, 0, tile, tile)[0][None]
@@ -116,11 +115,11 @@ def peak_mb() -> float:
 
 def cut_out(folder: Path, size: int, tile: int, side: int) -> dict[str, Any]:
     """The map's own tiles beside the whole image, on a cut-out in the middle of the scene."""
-    apply, net = network("valid", tile)
+    apply = network("valid", tile)
     out, align = output_size(tile, DEPTH, "valid"), 2**DEPTH
     margin, scene = (tile - out) // 2, open_scene(folder / "scene.tif")
     start, side = max(size - side, 0) // 2 // align * align, min(side, size)
-    inputs = next(n for n in itertools.count(side + 2 * margin) if is_legal(n, net))
+    inputs = next(n for n in itertools.count(side + 2 * margin) if valid_output(n, DEPTH))
     image = scene.read(start - margin, start - margin, inputs, inputs)[0]
     whole = np.asarray(apply(image[None]))[0, :side, :side]
     tiled = np.empty_like(whole)
@@ -140,13 +139,6 @@ def cut_out(folder: Path, size: int, tile: int, side: int) -> dict[str, Any]:
     }
 
 
-def is_legal(side: int, net: UNet) -> bool:
-    try:
-        return output_size(side, net.depth, net.padding) > 0
-    except ValueError:
-        return False
-
-
 def meeting(span: Any, start: int, side: int, margin: int) -> tuple[slice, slice]:
     """Where what a tile keeps lies in a cut-out, and in the tile's output."""
     first, last = max(span.keep_start, start), min(span.keep_stop, start + side)
@@ -159,7 +151,7 @@ def seams(folder: Path, size: int, tile: int) -> list[dict[str, Any]]:
 
     A 'same' network: tiles side by side, with and without overlap, and blended.
     """
-    apply, _ = network("same", tile)
+    apply = network("same", tile)
     scene, rows = open_scene(folder / "seams.tif"), []
     for name, blend, overlap in (
         ("side by side", "cut", 0),

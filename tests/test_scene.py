@@ -300,8 +300,6 @@ def test_sentinel_scene_classes_and_what_is_outside(tmp_path):
 @pytest.mark.parametrize(("file", "legend", "classes"), [("nlcd.tif", ZION8, 8), ("nlcd2011.tif", NLCD, 14)])
 def test_zion(data_root, file, legend, classes):
     folder = data_root / "landsat8-nlcd-zion"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
     options = {"labels": file, "legend": legend, "indices": ("ndvi",), "roles": {"red": 2, "nir": 3}}
     scene = open_scene(folder, image=("landsat_b*.tif",), **options)
     assert (scene.height, scene.width, scene.bands) == (1428, 1128, 5)

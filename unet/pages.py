@@ -3,11 +3,11 @@
 import base64
 import html
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
+from jaxtyping import Float, Integer, Num, UInt8
 from PIL import Image
 
 from common.chart import Number, line_chart, short
@@ -16,6 +16,7 @@ from unet import pictures
 from unet import scores as scoring
 
 SIDE = 384  # px, at most, of an embedded picture
+DENSE = 8  # classes above which a table of them all is set small
 
 
 def pages(
@@ -112,24 +113,42 @@ def confusion_table(
 ) -> str:
     """Rows are labels, columns predictions: the share of the row, shaded by it, and the pixels. Many classes are set
     small: columns by number, pixels in the tooltip."""
-    dense = len(class_names) > 8
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    columns = [str(i) for i in range(len(class_names))] if dense else class_names
+    dense = len(class_names) > DENSE
+
+    def cell(i: int, j: int, share: float) -> tuple[str, str]:
+        count = short(int(matrix[i, j]))
+        text = f"{100 * share:.0f}" if dense else f"{100 * share:.1f} %<small>{count}</small>"
+        return text, f"{class_names[i]} as {class_names[j]}: {count} pixels" if dense else ""
+
+    corner = f"label \N{DOWNWARDS ARROW}, prediction \N{RIGHTWARDS ARROW}{', % of the label' if dense else ''}"
+    return heat_table(matrix, class_names, colours, corner, cell)
+
+
+def heat_table(
+    matrix: Num[np.ndarray, "K K"],
+    names: Sequence[str],
+    colours: Sequence[Sequence[int]],
+    corner: str,
+    cell: Callable[[int, int, float], tuple[str, str]],
+) -> str:
+    """Classes against classes, shaded by the share of the row; `cell(row, column, share)` gives its HTML and its tooltip."""
+    dense = len(names) > DENSE
+    sums = matrix.sum(1, keepdims=True)
+    shares = matrix / np.where(sums > 0, sums, 1)
+    columns = [str(i) for i in range(len(names))] if dense else names
     head = "".join(f"<th>{swatch(c)}{html.escape(n)}</th>" for n, c in zip(columns, colours, strict=True))
     rows = []
-    for i, name in enumerate(class_names):
+    for i, name in enumerate(names):
         cells = []
-        for j, share in enumerate(shares[i]):
+        for j, share in enumerate(shares[i].tolist()):
             # The square root shows small confusions; the text stays readable on the darkest shade.
-            colour = f"rgb(var(--{'heat' if i == j else 'miss'}) / {0.75 * float(share) ** 0.5:.2f})"
-            count = short(int(matrix[i, j]))
-            text = f"{100 * share:.0f}" if dense else f"{100 * share:.1f} %<small>{count}</small>"
-            title = f' title="{html.escape(f"{name} as {class_names[j]}: {count} pixels")}"' if dense else ""
+            colour = f"rgb(var(--{'heat' if i == j else 'miss'}) / {0.75 * share**0.5:.2f})"
+            text, said = cell(i, j, share)
+            title = f' title="{html.escape(said)}"' if said else ""
             cells.append(f'<td style="background:{colour}"{title}>{text}</td>')
         number = f"{i} " if dense else ""
         rows.append(f"<tr><th>{swatch(colours[i])}{number}{html.escape(name)}</th>{''.join(cells)}</tr>")
-    unit = ", % of the label" if dense else ""
-    top = f"<tr><th>label \N{DOWNWARDS ARROW}, prediction \N{RIGHTWARDS ARROW}{unit}</th>{head}</tr>"
+    top = f"<tr><th>{corner}</th>{head}</tr>"
     kind = "matrix dense" if dense else "matrix"
     return f'<div class="scroll"><table class="{kind}"><thead>{top}</thead><tbody>{"".join(rows)}</tbody></table></div>'
 

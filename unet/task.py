@@ -3,24 +3,20 @@
 import functools
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from common import config as configs
 from common.errors import InputError
-from common.metrics import Confusions, Mean
 from common.task import Task
-from unet import augment as augmentation
 from unet import pages, pictures, predict, scores, sources, tiling
 from unet.crops import random_crop
-from unet.images import IGNORE, normalise
-from unet.losses import WEIGHTS, balanced_weights, segmentation_loss
+from unet.images import normalise
+from unet.losses import WEIGHTS
 from unet.model import UNet, output_size
-from unet.ops import compiler_options
+from unet.traced import SYMMETRIES, margin, tile_settings, traced
 
 
 def segmentation(
@@ -92,91 +88,31 @@ def reading(
 
 
 def make_task(
-    *,
-    task: Mapping[str, Any],
-    model: Mapping[str, Any],
-    data: Mapping[str, Any],
-    augment: Mapping[str, Any],
-    pixel_counts: Callable[[], np.ndarray] | None = None,
+    *, task: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any], augment: Mapping[str, Any]
 ) -> Task:
-    """The Task of a segmentation config. Raises InputError for keys, values and sizes that do not fit.
-
-    pixel_counts: pixels of each class in training, for a task that has another source of them.
-    """
+    """The Task of a segmentation config. Raises InputError for keys, values and sizes that do not fit."""
     options = configs.call(segmentation, "task", task)
     net = configs.call(UNet, "model", model)
     known = tuple(inspect.signature(reading).parameters)
     data = reading(**data)
     source_options = sources.check_keys(data["source"], also=known)
     check_sizes(options, net, data)
-    context = (data["crop"][0] - output_size(data["crop"][0], net.depth, net.padding)) // 2
+    context = margin(data["crop"][0], net)
     kinds = {"classes": net.classes, "bands": net.bands}
     make_source = functools.cache(lambda split: sources.make_source(split, **kinds, **source_options))
 
-    @functools.cache
-    def loss_options() -> dict[str, Any]:
-        if options["balance"] == "none":
-            return options["loss"]
-        counts = pixel_counts() if pixel_counts else sources.pixel_counts(make_source("train"), net.classes)
-        weights = balanced_weights(counts, options["balance"], beta=options["balance_beta"])
-        return {**options["loss"], "class_weights": weights}
-
-    def init(key, batch):
-        variables = dict(net.init({"params": key}, batch["image"]))
-        params = variables.pop("params")
-        # BatchNorm starts its statistics in float32 whatever the parameters are, and updates them in the wider type.
-        statistics = jnp.promote_types(net.param_dtype, jnp.float32)
-        return params, jax.tree.map(lambda x: x.astype(statistics), variables)
-
-    def loss(params, model_state, batch, key):
-        logits, new_state = net.apply(
-            {"params": params, **model_state},
-            batch["image"],
-            train=True,
-            rngs={"dropout": key},
-            mutable=list(model_state),
-        )
-        total, count = segmentation_loss(logits, batch["label"], **loss_options())
-        return total, count, {"accuracy": pixel_accuracy(logits, batch["label"])}, dict(new_state)
-
-    def evaluate(params, model_state, batch):
-        real = batch["mask"] > 0
-        label = jnp.where(real[:, None, None], batch["label"], IGNORE)
-        logits = averaged_logits(net, {"params": params, **model_state}, batch["image"], options["average"])
-        total, count = segmentation_loss(logits, label, **loss_options())
-        matrix = scores.confusions(label, jnp.argmax(logits, axis=-1), net.classes)
-        return {"loss": Mean(total, count), "confusions": Confusions(jnp.where(real, batch["image_id"], -1), matrix)}
-
-    def probabilities(params, model_state, images):
-        return jax.nn.softmax(averaged_logits(net, {"params": params, **model_state}, images, options["average"]))
-
-    def augment_row(key, example):
-        image, label = augmentation.augment(key, example["image"], example["label"], **augment)
-        window = slice(context, -context or None)
-        return {"image": image, "label": label[window, window]}
-
-    configs.check_keys(augmentation.augment, "augment", augment)
-    tiles = {
-        "tile": options["tile"],
-        "out": output_size(options["tile"], net.depth, net.padding),
-        "overlap": options["overlap"],
-        "align": 2
-        ** net.depth,  # tiles start on the grid of the deepest pooling, so that they see what the whole image sees
-    }
-    rows = data["batch_size"]
-    abstract = {
-        "image": jax.ShapeDtypeStruct((rows, *data["crop"], net.bands), jnp.float32),
-        "label": jax.ShapeDtypeStruct((rows, *(s - 2 * context for s in data["crop"])), jnp.int32),
-    }
+    network = traced(
+        net,
+        options,
+        augment,
+        batch_size=data["batch_size"],
+        crop=data["crop"],
+        pixel_counts=lambda: sources.pixel_counts(make_source("train"), net.classes),
+    )
+    tiles = tile_settings(net, options)
     how = source_options.get("normalise", "image")
     return Task(
-        abstract_batch=abstract,
-        compiler_options=compiler_options(net.dtype),
-        spatial=("image", "label"),
-        init=init,
-        loss=loss,
-        evaluate=evaluate,
-        predict=probabilities,
+        **network,
         train_source=make_source,
         eval_source=lambda split: tiling.Tiles(make_source(split), **tiles),
         crop=functools.partial(
@@ -186,7 +122,6 @@ def make_task(
             margin=context,
             background=options["background"],
         ),
-        augment=augment_row,
         scores=lambda metrics: score(metrics, options),
         alarms=lambda metrics: alarms(metrics, options),
         check=lambda: sources.check(**kinds, **source_options, crop=tuple(side - 2 * context for side in data["crop"])),
@@ -215,33 +150,6 @@ def check_sizes(options: Mapping[str, Any], net: UNet, data: Mapping[str, Any]) 
         raise InputError(
             f"config.task.overlap={options['overlap']}: must be less than half of config.task.tile={options['tile']}"
         )
-
-
-# Each symmetry with its inverse, on [B, H, W, C].
-FLIPS = [
-    (lambda x: x, lambda x: x),
-    (lambda x: x[:, ::-1], lambda x: x[:, ::-1]),
-    (lambda x: x[:, :, ::-1], lambda x: x[:, :, ::-1]),
-    (lambda x: x[:, ::-1, ::-1], lambda x: x[:, ::-1, ::-1]),
-]
-TURNS = FLIPS + [(lambda x, f=f: jnp.swapaxes(f(x), 1, 2), lambda x, g=g: g(jnp.swapaxes(x, 1, 2))) for f, g in FLIPS]
-SYMMETRIES = {"none": FLIPS[:1], "flips": FLIPS, "turns": TURNS}
-
-
-def averaged_logits(net: UNet, variables, images, average: str):
-    """Logits, or the log of the mean probabilities over the symmetries of `average`, each undone."""
-    pairs = SYMMETRIES[average]
-    if len(pairs) == 1:
-        return net.apply(variables, images)
-    total = sum(undo(jax.nn.softmax(net.apply(variables, do(images)))) for do, undo in pairs)
-    return jnp.log(total / len(pairs) + 1e-12)
-
-
-def pixel_accuracy(logits, label) -> Mean:
-    counted = label != IGNORE
-    right = (jnp.argmax(logits, axis=-1) == label) & counted
-    kind = logits.dtype
-    return Mean(right.sum().astype(kind), counted.sum().astype(kind))
 
 
 def score(metrics, options: Mapping[str, Any]) -> dict[str, float]:

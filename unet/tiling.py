@@ -25,6 +25,11 @@ class Span(NamedTuple):
     keep_start: int
     keep_stop: int
 
+    def kept(self, margin: int = 0) -> slice:
+        """Where the pixels that it answers for lie in its input, or in its output, `margin` px smaller at each edge."""
+        start = self.keep_start - self.start_in - margin
+        return slice(start, start + self.keep_stop - self.keep_start)
+
 
 def plan(length: int, tile_in: int, tile_out: int, overlap: int = 0, align: int = 1) -> list[Span]:
     """Tiles for an axis of `length` px: every pixel is kept by exactly one of them.
@@ -99,9 +104,7 @@ def predict_rows(
     for (row, column), probabilities in _answers(apply, image, rows, columns, tile, batch_size):
         if strip is None:
             strip = np.empty((row.keep_stop - row.keep_start, width, probabilities.shape[-1]), np.float32)
-        top, left = row.keep_start - row.start_in - margin, column.keep_start - column.start_in - margin
-        kept = probabilities[top : top + len(strip), left : left + column.keep_stop - column.keep_start]
-        strip[:, column.keep_start : column.keep_stop] = kept
+        strip[:, column.keep_start : column.keep_stop] = probabilities[row.kept(margin), column.kept(margin)]
         if column is columns[-1]:
             yield row.keep_start, strip
             strip = None
@@ -172,9 +175,8 @@ class Tiles:
         example = self._example(number)
         margin = (self.tile - self.out) // 2
         label = np.full((self.out, self.out), IGNORE, np.int32)
-        top, left = row.keep_start - row.start_in - margin, column.keep_start - column.start_in - margin
         core = example["label"][row.keep_start : row.keep_stop, column.keep_start : column.keep_stop]
-        label[top : top + core.shape[0], left : left + core.shape[1]] = core
+        label[row.kept(margin), column.kept(margin)] = core
         image = read_tile(example["image"], row.start_in, column.start_in, self.tile, self.tile)
         return {"image": image, "label": label, "image_id": np.int32(number)}
 

@@ -176,22 +176,16 @@ class Cut:
             valid = np.zeros((height, width), bool)
             piece = np.zeros((self.tiling.bands, height, width), np.uint8)
             if read.image is not None:
-                valid = read.valid[core(read.row, 0), core(read.column, 0)]
+                valid = read.valid[read.row.kept(), read.column.kept()]
                 margin = (self.tiling.tile - self.tiling.out) // 2
-                piece = next(values)[:, core(read.row, margin), core(read.column, margin)]
+                piece = next(values)[:, read.row.kept(margin), read.column.kept(margin)]
             yield Piece(read.part, read.row.keep_start, read.column.keep_start, masked(piece, valid), read.last)
-
-
-def core(span: Span, margin: int) -> slice:
-    """Where the kept pixels lie in a tile's input (margin 0) or output."""
-    start = span.keep_start - span.start_in - margin
-    return slice(start, start + span.keep_stop - span.keep_start)
 
 
 def needs(read: Read, valid: Bool[np.ndarray, "t t"], tiling: Tiling) -> bool:
     """Whether a tile has to be predicted: whether one of the pixels that it answers for is valid."""
     if tiling.blend == "cut":
-        valid = valid[core(read.row, 0), core(read.column, 0)]
+        valid = valid[read.row.kept(), read.column.kept()]
     return bool(valid.any())
 
 

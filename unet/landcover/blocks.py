@@ -46,17 +46,15 @@ class Blocks:
         order = np.random.default_rng(seed).permutation(len(everything))
         test = round(fractions.get("test", 0) * len(everything))
         validation = round(fractions.get("validation", 0) * len(everything))
-        self.held = {everything[i]: TEST if k < test else VALIDATION for k, i in enumerate(order[: test + validation])}
-        self.tables = {crs: self.table(crs, places) for crs, places in seen.items()}
-
-    def table(self, crs: str, places: set[tuple[int, int]]) -> tuple[tuple[int, int], UInt8[np.ndarray, "r c"]]:
-        """(its first place, the part of each block), with a border of one block for training around them all."""
-        low, high = np.min(list(places), 0) - 1, np.max(list(places), 0) + 1
-        parts = np.full(high - low + 1, TRAIN, np.uint8)
-        for (known, row, column), part in self.held.items():
-            if known == crs:
-                parts[row - low[0], column - low[1]] = part
-        return (int(low[0]), int(low[1])), parts
+        # Of each CRS, the first place of a table and the part of each block: a border of one block for training around them all.
+        self.tables: dict[str, tuple[np.ndarray, UInt8[np.ndarray, "r c"]]] = {}
+        for crs, places in seen.items():
+            low, high = np.min(list(places), 0) - 1, np.max(list(places), 0) + 1
+            self.tables[crs] = low, np.full(high - low + 1, TRAIN, np.uint8)
+        for k, i in enumerate(order[: test + validation]):
+            crs, *place = everything[i]
+            low, parts = self.tables[crs]
+            parts[tuple(place - low)] = TEST if k < test else VALIDATION
 
     def places(self, number: int, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the lattice, of rows and columns of pixels of a scene (in any integers, also outside it)."""

@@ -1,7 +1,7 @@
 """The end of a map: its parts become cloud-optimised GeoTIFFs, compressed, with overviews, colours and coordinates."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,8 @@ from jaxtyping import Num
 
 from common.errors import InputError
 from unet.landcover.blend import UNKNOWN, Part, Tiling
-from unet.landcover.geo import rasterio, reading
+from unet.landcover.geo import profile_of, raised, rasterio, reading
+from unet.landcover.grid import Grid, cut
 from unet.landcover.legend import Legend
 from unet.landcover.parts import path_of, sync, writing
 
@@ -64,11 +65,10 @@ def products(legend: Legend, tiling: Tiling) -> list[Product]:
 
 def is_ours(path: Path) -> bool:
     """Whether a raster was written here."""
-    module = rasterio()
     try:
-        with module.open(path) as file:
+        with rasterio().open(path) as file:
             return file.tags().get("TIFFTAG_SOFTWARE") == MARK
-    except (module.errors.RasterioError, module._err.CPLE_BaseError):
+    except raised():
         return False
 
 
@@ -78,21 +78,8 @@ def write_cog(folder: Path, parts: Sequence[Part], product: Product, target: Pat
     Raises InputError where a part is broken or nothing can be written. The same parts give the same bytes.
     """
     whole, sieved, final = (folder / f"{kind}{target.name}" for kind in (".whole-", ".sieved-", ""))
-    profile = {
-        "driver": "GTiff",
-        "height": scene.height,
-        "width": scene.width,
-        "count": len(product.bands),
-        "dtype": product.dtype,
-        "nodata": product.nodata,
-        "crs": scene.crs,
-        "transform": scene.transform,
-        "tiled": True,
-        "blockxsize": BLOCK,
-        "blockysize": BLOCK,
-        "interleave": "band",
-        "bigtiff": "IF_SAFER",
-    }
+    profile = profile_of(Grid(scene.crs, scene.transform, scene.height, scene.width), BLOCK, interleave="band")
+    profile |= {"count": len(product.bands), "dtype": product.dtype, "nodata": product.nodata}
     with writing(target), rasterio().open(whole, "w", **profile) as file:
         describe(file, product)
         gather(folder, parts, product, file)
@@ -125,16 +112,9 @@ def gather(folder: Path, parts: Sequence[Part], product: Product, file: Any) -> 
     for part in parts:
         path = path_of(folder, part)
         with reading(path), rasterio().open(path) as source:
-            for row, column, height, width in windows(source.height, source.width, CHUNK):
+            for row, column, height, width in cut(source.height, source.width, CHUNK):
                 values = source.read(product.bands, window=window(column, row, width, height))
                 file.write(product.convert(values), window=window(column, part.start + row, width, height))
-
-
-def windows(height: int, width: int, side: int) -> Iterator[tuple[int, int, int, int]]:
-    """(row, column, height, width) of the windows of at most `side` px that cover a raster."""
-    for row in range(0, height, side):
-        for column in range(0, width, side):
-            yield row, column, min(side, height - row), min(side, width - column)
 
 
 def sieve_windows(source: Any, file: Any, size: int) -> None:
@@ -144,7 +124,7 @@ def sieve_windows(source: Any, file: Any, size: int) -> None:
     become is decided by what a window sees of their neighbours. Without data stays without data, and is no neighbour.
     """
     window, margin = rasterio().windows.Window, max(size, MARGIN)
-    for row, column, height, width in windows(source.height, source.width, CHUNK):
+    for row, column, height, width in cut(source.height, source.width, CHUNK):
         top, left = max(row - margin, 0), max(column - margin, 0)
         bottom, right = min(row + height + margin, source.height), min(column + width + margin, source.width)
         codes = source.read(1, window=window(left, top, right - left, bottom - top))

@@ -36,14 +36,24 @@ def rasterio() -> ModuleType:
     return module
 
 
+def raised() -> tuple[type[BaseException], ...]:
+    """What rasterio raises for files that it cannot read or write."""
+    module = rasterio()
+    return module.errors.RasterioError, module.errors.CRSError, module._err.CPLE_BaseError
+
+
+def profile_of(grid: Any, block: int, **more: Any) -> dict[str, Any]:
+    """How a tiled GeoTIFF on a `unet.landcover.grid.Grid` is opened to be written; count, dtype and nodata are still to say."""
+    tiled = {"tiled": True, "blockxsize": block, "blockysize": block, "bigtiff": "IF_SAFER"}
+    return {"driver": "GTiff", **grid._asdict(), **tiled, **more}
+
+
 @contextlib.contextmanager
 def reading(path: str | Path) -> Iterator[None]:
     """Errors of rasterio inside become one InputError that names the file."""
-    module = rasterio()
-    broken = (module.errors.RasterioError, module.errors.CRSError, module._err.CPLE_BaseError, OSError)
     try:
         yield
-    except broken as error:
+    except (*raised(), OSError) as error:
         raise unreadable(path, error) from error
 
 

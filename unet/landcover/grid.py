@@ -43,9 +43,14 @@ class Grid(NamedTuple):
         return min(xs), min(ys), max(xs), max(ys)
 
     def windows(self, side: int = WINDOW) -> Iterator[Window]:
-        for row in range(0, self.height, side):
-            for col in range(0, self.width, side):
-                yield row, col, min(side, self.height - row), min(side, self.width - col)
+        return cut(self.height, self.width, side)
+
+
+def cut(height: int, width: int, side: int) -> Iterator[Window]:
+    """The windows of at most `side` px that cover a raster, row after row."""
+    for row in range(0, height, side):
+        for col in range(0, width, side):
+            yield row, col, min(side, height - row), min(side, width - col)
 
 
 def grid_of(path: str | Path) -> Grid:
@@ -90,18 +95,8 @@ def on_grid(path: str | Path, grid: Grid, how: str = "nearest", bands: Sequence[
         if same and dataset.transform.almost_equals(grid.transform, 1e-9):
             source, close = dataset, contextlib.nullcontext()
         else:
-            options = {"crs": grid.crs, "transform": grid.transform, "height": grid.height, "width": grid.width}
             with geo.reading(path):
-                source = module.vrt.WarpedVRT(
-                    dataset,
-                    resampling=module.enums.Resampling[how],
-                    tolerance=EXACT,
-                    add_alpha=not alpha,
-                    init_dest_nodata=False,  # where nothing is: the alpha band says it, whether or not there is a nodata
-                    INIT_DEST="0",
-                    **options,
-                )
-            close = source
+                source = close = warped(dataset, grid, how, alpha)
 
         def read(row: int, col: int, height: int, width: int):
             window = module.windows.Window(col, row, width, height)
@@ -113,6 +108,20 @@ def on_grid(path: str | Path, grid: Grid, how: str = "nearest", bands: Sequence[
 
         with close:
             yield read
+
+
+def warped(dataset: Any, grid: Grid, how: str = "nearest", alpha: bool = False) -> Any:
+    """A dataset as it lies on a grid, with an alpha band at the end that says where it has anything. `alpha`: it has one already."""
+    module = geo.rasterio()
+    return module.vrt.WarpedVRT(
+        dataset,
+        **grid._asdict(),
+        resampling=module.enums.Resampling[how],
+        tolerance=EXACT,
+        add_alpha=not alpha,
+        init_dest_nodata=False,  # where nothing is: the alpha band says it, whether or not there is a nodata
+        INIT_DEST="0",
+    )
 
 
 def overview(path: str | Path, grid: Grid) -> int | None:

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 
 from common.errors import InputError
-from unet.landcover.geo import rasterio
+from unet.landcover.geo import profile_of, raised, rasterio
+from unet.landcover.grid import Grid, cut
 from unet.landcover.landscape import Cover, cover
 from unet.landcover.noise import hashes, layer_of, scramble
 
@@ -129,13 +130,8 @@ def write_made(path_image: Path, path_codes: Path, seed: int, height: int, width
     Raises InputError where they cannot be written.
     """
     module = rasterio()
-    form = {"driver": "GTiff", "height": height, "width": width, "crs": CRS, "tiled": True, "bigtiff": "if_safer"}
-    form |= {"blockxsize": TILE, "blockysize": TILE, "transform": module.transform.Affine(*TRANSFORM)}
-    windows = [
-        (row, col, min(TILE, height - row), min(TILE, width - col))
-        for row in range(0, height, TILE)
-        for col in range(0, width, TILE)
-    ]
+    form = profile_of(Grid(CRS, module.transform.Affine(*TRANSFORM), height, width), TILE)
+    windows = list(cut(height, width, TILE))
     with (
         writing(path_image) as image_aside,
         writing(path_codes) as codes_aside,
@@ -164,12 +160,11 @@ def ahead(pool: Executor, seed: int, windows: Sequence[tuple[int, int, int, int]
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A name aside, which becomes `path` when all went well. Raises InputError where it cannot be written."""
-    module = rasterio()
     aside = path.with_name(f".{path.name}")
     try:
         yield aside
         aside.replace(path)
-    except (module.errors.RasterioError, module._err.CPLE_BaseError, OSError) as error:
+    except (*raised(), OSError) as error:
         raise InputError(f"{path}: cannot be written ({error}); choose another folder, or make room") from error
     finally:
         aside.unlink(missing_ok=True)

@@ -277,23 +277,12 @@ def change_section(
 
 def transition_table(areas: Num[np.ndarray, "K K"], names: Sequence[str], colours: Sequence[Sequence[int]]) -> str:
     """Rows were, columns became; shaded by the share of the row that changed so."""
-    dense = len(names) > 8
-    shares = areas / np.maximum(areas.sum(1, keepdims=True), 1e-300)
-    columns = [str(i) for i in range(len(names))] if dense else names
-    head = "".join(f"<th>{swatch(c)}{html.escape(n)}</th>" for n, c in zip(columns, colours, strict=True))
-    rows = []
-    for i, name in enumerate(names):
-        cells = []
-        for j in range(len(names)):
-            colour = f"rgb(var(--{'heat' if i == j else 'miss'}) / {0.75 * float(shares[i, j]) ** 0.5:.2f})"
-            title = html.escape(f"{name} to {names[j]}: {100 * shares[i, j]:.1f} % of {name}")
-            text = hectares(float(areas[i, j])) if areas[i, j] else "\N{MIDDLE DOT}"
-            cells.append(f'<td style="background:{colour}" title="{title}">{text}</td>')
-        number = f"{i} " if dense else ""
-        rows.append(f"<tr><th>{swatch(colours[i])}{number}{html.escape(name)}</th>{''.join(cells)}</tr>")
-    top = f"<tr><th>before \N{DOWNWARDS ARROW}, after \N{RIGHTWARDS ARROW}</th>{head}</tr>"
-    kind = "matrix dense" if dense else "matrix"
-    return f'<div class="scroll"><table class="{kind}"><thead>{top}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+    def cell(i: int, j: int, share: float) -> tuple[str, str]:
+        text = hectares(float(areas[i, j])) if areas[i, j] else "\N{MIDDLE DOT}"
+        return text, f"{names[i]} to {names[j]}: {100 * share:.1f} % of {names[i]}"
+
+    return pages.heat_table(areas, names, colours, "before \N{DOWNWARDS ARROW}, after \N{RIGHTWARDS ARROW}", cell)
 
 
 def split_section(

@@ -11,7 +11,8 @@ from typing import Any
 
 from common.errors import InputError
 from unet.landcover.blend import Part, Piece
-from unet.landcover.geo import rasterio
+from unet.landcover.geo import profile_of, raised, rasterio
+from unet.landcover.grid import Grid
 
 BLOCK = 256  # px, a side of the blocks of a part's file
 MANIFEST = "manifest.json"
@@ -33,10 +34,9 @@ def missing(folder: Path, parts: Sequence[Part]) -> list[Part]:
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """Errors of writing become one InputError that names the file."""
-    module = rasterio()
     try:
         yield
-    except (module.errors.RasterioError, module._err.CPLE_BaseError, OSError) as error:
+    except (*raised(), OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: cannot be written ({reason}); check the rights and the free space of --output"
@@ -106,20 +106,9 @@ class Writer:
 
     def profile(self, part: Part) -> dict[str, Any]:
         windows, height = rasterio().windows, part.stop - part.start
-        return {
-            "driver": "GTiff",
-            "height": height,
-            "width": self.width,
-            "count": self.bands,
-            "dtype": "uint8",
-            "crs": self.crs,
-            "transform": windows.transform(windows.Window(0, part.start, self.width, height), self.transform),
-            "tiled": True,
-            "blockxsize": BLOCK,
-            "blockysize": BLOCK,
-            "interleave": "band",
-            "bigtiff": "IF_SAFER",
-        }
+        transform = windows.transform(windows.Window(0, part.start, self.width, height), self.transform)
+        grid = Grid(self.crs, transform, height, self.width)
+        return {**profile_of(grid, BLOCK, interleave="band"), "count": self.bands, "dtype": "uint8"}
 
     def abandon(self) -> None:
         """Removes what is not finished."""

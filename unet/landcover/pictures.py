@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, Num, UInt8
 from PIL import Image
 
 from unet.landcover.legend import NODATA
@@ -18,6 +18,16 @@ def disagreement(label: UInt8[np.ndarray, "h w"], predicted: UInt8[np.ndarray, "
     """0 where two maps of class indices agree, 1 where they do not, NODATA where one of them says nothing."""
     counts = (label < NODATA) & (predicted < NODATA)
     return np.where(counts, label != predicted, NODATA).astype(np.uint8)
+
+
+def stretched(bands: Num[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """True colour of three bands, each from its percentile 2 to 98; what is not valid is black."""
+    picture = np.zeros(bands.shape, np.uint8)
+    if valid.any():
+        values = bands[valid].astype(np.float64)
+        low, high = np.percentile(values, [2, 98], axis=0)
+        picture[valid] = np.clip((values - low) / np.maximum(high - low, 1e-9) * 255, 0, 255)
+    return picture
 
 
 def index_picture(index: UInt8[np.ndarray, "h w"], colours: Sequence[Sequence[int]]) -> Image.Image:

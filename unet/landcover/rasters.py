@@ -10,7 +10,7 @@ from jaxtyping import Bool, Num, Shaped
 
 from common.errors import InputError
 from unet.landcover.geo import HANDLES, open_raster, rasterio, reading
-from unet.landcover.grid import EXACT, Grid, check_place
+from unet.landcover.grid import Grid, check_place, warped
 
 ALIKE = 0.02  # px by which the grids of two bands may differ
 QUALITY = ("landsat", "sentinel2")
@@ -107,21 +107,9 @@ class Warped:
         return codes, alpha > 0
 
     def open(self, grid: Grid) -> Any:
-        module = rasterio()
         source = open_raster(self.path)
         with reading(self.path):
-            return module.vrt.WarpedVRT(
-                source,
-                crs=grid.crs,
-                transform=grid.transform,
-                height=grid.height,
-                width=grid.width,
-                resampling=module.enums.Resampling.nearest,
-                tolerance=EXACT,
-                add_alpha=True,
-                init_dest_nodata=False,  # where nothing is: the alpha band says it, whether or not there is a nodata
-                INIT_DEST="0",
-            )
+            return warped(source, grid)
 
 
 def check_codes(dataset: Any, path: Path, grid: Grid) -> None:

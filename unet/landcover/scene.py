@@ -15,6 +15,7 @@ from unet.landcover import scaling as scalings
 from unet.landcover.geo import rasterio
 from unet.landcover.grid import Grid
 from unet.landcover.legend import NODATA, Legend
+from unet.landcover.pictures import stretched
 from unet.landcover.rasters import QUALITY, Bands, Warped, band_files
 from unet.landcover.scaling import SCALINGS, Scaling, given_scaling, index_places, percentile_scaling, unscaled
 from unet.tiling import mirror
@@ -94,13 +95,7 @@ class Scene:
     def rgb(self, max_side: int) -> UInt8[np.ndarray, "h w 3"]:
         """The whole scene in true colour, `max_side` px a side at most: each band from its percentile 2 to 98; invalid is black."""
         raw, valid = self.pixels.overview(*smaller(self.height, self.width, max_side))
-        picture = np.zeros((*valid.shape, 3), np.uint8)
-        for place, band in enumerate(self.rgb_bands):
-            values = raw[..., band][valid].astype(np.float64)
-            if values.size:
-                low, high = np.percentile(values, [2, 98])
-                picture[valid, place] = np.clip((values - low) / max(high - low, 1e-9) * 255, 0, 255)
-        return picture
+        return stretched(raw[..., list(self.rgb_bands)], valid)
 
 
 def smaller(height: int, width: int, max_side: int) -> tuple[int, int]:

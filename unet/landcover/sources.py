@@ -10,13 +10,14 @@ from jaxtyping import Int
 from common.errors import InputError
 from unet.images import IGNORE
 from unet.landcover.blocks import PARTS, TRAIN, Blocks
+from unet.landcover.grid import cut
 from unet.landcover.legend import NODATA
 from unet.landcover.scene import Scene
 from unet.tiling import Span, plan
 
 WINDOW = 512  # px a side, of what is read at once when labels are counted
 WINDOWS = 1024  # at most so many are read, spread evenly over all scenes
-KEPT = 4096  # places of each class that are kept of a window's, at most
+PLACES = 65_536  # of each class, at most, that are kept of all windows: as many of each
 
 
 class Survey(NamedTuple):
@@ -32,18 +33,13 @@ def survey(scenes: Sequence[Scene], blocks: Blocks, classes: int) -> Survey:
     Raises InputError for codes that are not in the legend, and where no pixel is labelled.
     """
     windows = [
-        (number, row, column)
-        for number, scene in enumerate(scenes)
-        for row in range(0, scene.height, WINDOW)
-        for column in range(0, scene.width, WINDOW)
+        (number, *window) for number, scene in enumerate(scenes) for window in cut(scene.height, scene.width, WINDOW)
     ]
     chosen = np.unique(np.linspace(0, len(windows) - 1, min(WINDOWS, len(windows))).astype(int))
     counts = np.zeros(classes, np.int64)
     places: list[list[np.ndarray]] = [[] for _ in range(classes)]
-    most = max(1, KEPT * 16 // len(chosen))
-    for number, row, column in (windows[i] for i in chosen):
-        scene = scenes[number]
-        height, width = min(WINDOW, scene.height - row), min(WINDOW, scene.width - column)
+    most = max(1, PLACES // len(chosen))
+    for number, row, column, height, width in (windows[i] for i in chosen):
         label = training_labels(scenes, blocks, number, row, column, height, width)
         counts += np.bincount(label.reshape(-1), minlength=IGNORE + 1)[:classes]
         rng = np.random.default_rng((number, row, column))
@@ -160,11 +156,9 @@ class Tiles:
         number, row, column = self.rows[index]
         scene, margin = self.scenes[number], (self.tile - self.out) // 2
         image, valid = scene.read(row.start_in, column.start_in, self.tile, self.tile)
-        top, left = row.keep_start - row.start_in, column.keep_start - column.start_in
-        height, width = row.keep_stop - row.keep_start, column.keep_stop - column.keep_start
-        known = valid[top : top + height, left : left + width]
-        core = scene.read_labels(row.keep_start, column.keep_start, height, width, known)
+        known = valid[row.kept(), column.kept()]
+        core = scene.read_labels(row.keep_start, column.keep_start, *known.shape, known)
         core = np.where((core == NODATA) | (self.core(number, row, column) != self.part), IGNORE, core)
         label = np.full((self.out, self.out), IGNORE, np.int32)
-        label[top - margin : top - margin + height, left - margin : left - margin + width] = core
+        label[row.kept(margin), column.kept(margin)] = core
         return {"image": image, "label": label, "image_id": np.int32(number)}

@@ -19,14 +19,17 @@ from unet.landcover.blocks import COLOURS, NAMES, Blocks
 from unet.landcover.geo import rasterio
 from unet.landcover.legend import NODATA, Legend, read_legend
 from unet.landcover.made import made_scene
-from unet.landcover.pictures import index_picture
+from unet.landcover.pictures import index_picture, stretched
 from unet.landcover.scene import Scene, array_scene, open_scene
 from unet.landcover.slovenia import slovenia_scenes
 from unet.landcover.sources import Crops, Tiles
-from unet.model import output_size
+from unet.model import UNet
 from unet.pages import scores_table
 from unet.tiling import predict_tiled
+from unet.traced import tile_settings, traced
 
+FILES = ("image", "labels", "quality", "quality_kind", "ignore", "rgb", "roles", "indices")
+FILES += ("scaling", "gain", "offset", "percentiles")  # of open_scene, what a config may say
 LARGEST, SIDE = 2048, 600  # px a side, at most, of what a report predicts of a scene, and of its pictures
 
 
@@ -44,17 +47,6 @@ def reading(
     root: str = "data",
     source: str = "scenes",
     scenes: tuple[str, ...] = (),
-    image: tuple[str, ...] = ("*.tif",),
-    labels: str = "",
-    quality: str = "",
-    quality_kind: str = "landsat",
-    scaling: str = "percentiles",
-    gain: tuple[float, ...] = (),
-    offset: tuple[float, ...] = (),
-    indices: tuple[str, ...] = (),
-    roles: Mapping[str, int] | None = None,
-    rgb: tuple[int, int, int] = (2, 1, 0),
-    ignore: tuple[int, ...] = (),
     dates: tuple[int, ...] = (2, 3, 4),
     size: tuple[int, int] = (512, 512),
     block: int = 512,
@@ -63,40 +55,30 @@ def reading(
     split_seed: int = 0,
     rare_crops: float = 0.33,
     crop: tuple[int, int] = (256, 256),
-    **loop: Any,
+    batch_size: int = 8,
+    eval_batch_size: int = 0,
+    threads: int = 2,
+    cache_mb: int = 1024,
+    **files: Any,
 ) -> dict[str, Any]:
-    """The section `data`. source: 'scenes', folders below `root` (`unet.landcover.scene.open_scene` has their keys), 'slovenia' or
-    'made'.
+    """The section `data`. source: 'scenes', folders below `root`, 'slovenia' or 'made'. `files`: how they are read, the arguments of
+    `unet.landcover.scene.open_scene`.
 
     block, guard, fractions, split_seed: `unet.landcover.blocks.Blocks`; guard 0: one pixel more than the crop.
     crop: height and width of what the network sees in training. rare_crops: share of crops about a pixel of a class that is drawn
-    first. dates: of 'slovenia'; size: of the 'made' scene.
+    first. dates: of 'slovenia'; size: of the 'made' scene. batch_size, eval_batch_size, threads, cache_mb: as in `unet.task.reading`.
     """
-    shared = {"indices": indices}
-    files = {
-        "image": image,
-        "labels": labels,
-        "quality": quality,
-        "quality_kind": quality_kind,
-        "roles": roles,
-        "rgb": rgb,
-    }
-    files |= {"scaling": scaling, "gain": gain, "offset": offset, "ignore": ignore, **shared}
+    given = locals()
+    for key in files:
+        if key not in FILES:
+            near = configs.nearest(key, [*FILES, *(name for name in given if name != "files")])
+            raise InputError(f"config.data.{key}: no such key of land cover; {near}")
     split = {"block": block, "guard": guard or max(crop) + 1, "fractions": fractions or {}, "seed": split_seed}
     if split["guard"] < max(crop):
         raise InputError(
             f"config.data.guard={guard}: narrower than the crop of {max(crop)} px, which could then reach into held-out blocks"
         )
-    known = ("batch_size", "eval_batch_size", "threads", "cache_mb")
-    for key in loop:
-        if key not in known:
-            raise InputError(
-                f"config.data.{key}: no such key of land cover; {configs.nearest(key, [*known, *locals()])}"
-            )
-    return {
-        "root": root, "source": source, "scenes": scenes, "files": files, "dates": dates, "size": size, "split": split,
-        "rare": rare_crops, "loop": {**loop, "crop": crop},
-    }  # fmt: skip
+    return {**given, "split": split}
 
 
 def make_task(
@@ -104,42 +86,48 @@ def make_task(
 ) -> Task:
     """The Task of a land-cover config. Raises InputError for keys, values and sizes that do not fit."""
     own = inspect.signature(land_cover).parameters
-    options = configs.call(land_cover, "task", {key: value for key, value in task.items() if key in own})
-    segment = {key: value for key, value in task.items() if key not in own}
+    mine = configs.call(land_cover, "task", {key: value for key, value in task.items() if key in own})
     read = reading(**data)
-    legend = read_legend(options["legend"], read["root"])
-    legend = legend.only(options["codes"]) if options["codes"] else legend
-    crops = functools.cache(lambda: training_crops(read, legend, model["bands"]))
-    base = segmentation.make_task(
-        task={**segment, "class_names": legend.names, "colours": legend.colours, "background": -1},
-        model=model,
-        data={**read["loop"], "source": "made"},
-        augment=augment,
+    legend = read_legend(mine["legend"], read["root"])
+    legend = legend.only(mine["codes"]) if mine["codes"] else legend
+    shared = {key: value for key, value in task.items() if key not in own}
+    shared |= {"class_names": legend.names, "colours": legend.colours, "background": -1}
+    options = configs.call(segmentation.segmentation, "task", shared)
+    net = configs.call(UNet, "model", model)
+    segmentation.check_sizes(options, net, read)
+    tiles = tile_settings(net, options)
+    crops = functools.cache(lambda: training_crops(read, legend, net.bands))
+    # Which tiles hold a part is looked up pixel by pixel: once, not at each evaluation.
+    held_out = functools.cache(lambda split: Tiles(crops().scenes, crops().blocks, split, **tiles))
+    network = traced(
+        net,
+        options,
+        augment,
+        batch_size=read["batch_size"],
+        crop=read["crop"],
         pixel_counts=lambda: crops().survey.counts,
     )
-    plain = configs.call(segmentation.segmentation, "task", {**segment, "class_names": legend.names})
-    tiles = {"tile": plain["tile"], "overlap": plain["overlap"], "align": 2 ** model["depth"]}
-    tiles["out"] = output_size(plain["tile"], model["depth"], model.get("padding", "same"))
 
     def predict_files(apply, paths, output, *, probabilities=False, confidence=False, shard=(1, 1), sieve=0):
         """A map of each scene of `paths` (files, or folders of bands) in `output`: `unet.landcover.map.predict_map`."""
         how = {"probabilities": probabilities, "confidence": confidence, "shard": shard, "sieve": sieve}
-        unlabelled = {**read["files"], "labels": "", "quality": read["files"]["quality"]}
         written = []
         for path in paths:
-            scene = open_scene(path, legend=legend, **unlabelled)
-            check_bands(scene, model["bands"])
-            written += maps.predict_map(apply, scene, Path(output), legend, blend=options["blend"], **tiles, **how)
+            scene = open_scene(path, **{**read["files"], "labels": ""})
+            check_bands(scene, net.bands)
+            written += maps.predict_map(apply, scene, Path(output), legend, blend=mine["blend"], **tiles, **how)
         return written
 
-    return base._replace(
-        train_source=lambda split: crops() if split == "train" else held_out(crops(), split, tiles),
-        eval_source=lambda split: held_out(crops(), split, tiles),
+    return Task(
+        **network,
+        train_source=lambda split: crops() if split == "train" else held_out(split),
+        eval_source=held_out,
         crop=lambda example, rng: crops().draw(example, rng),
+        scores=lambda metrics: segmentation.score(metrics, options),
+        alarms=lambda metrics: segmentation.alarms(metrics, options),
         check=lambda: findings(crops),
+        predict_array=lambda apply, x: predict_tiled(apply, segmentation.as_image(x, net.bands), **tiles),
         predict_files=predict_files,
-        scores_of_images=lambda apply, split: {},
-        predict_array=lambda apply, x: predict_tiled(apply, segmentation.as_image(x, model["bands"]), **tiles),
         picture=lambda run, split, metrics: picture(run.apply, crops().scenes[0], legend, tiles),
         pages=lambda run, split, metrics: report_pages(run, split, metrics, crops(), legend, tiles),
     )
@@ -148,10 +136,11 @@ def make_task(
 def open_scenes(read: Mapping[str, Any], legend: Legend) -> list[Scene]:
     root = Path(read["root"])
     if read["source"] == "slovenia":
-        return slovenia_scenes(root / "sentinel2-lulc-slovenia", dates=read["dates"], indices=read["files"]["indices"])
+        indices = read["files"].get("indices", ())
+        return slovenia_scenes(root / "sentinel2-lulc-slovenia", dates=read["dates"], indices=indices)
     if read["source"] == "made":
         image, codes = made_scene(0, *read["size"])
-        how = {key: read["files"][key] for key in ("scaling", "indices", "roles", "rgb")}
+        how = {key: read["files"][key] for key in ("scaling", "indices", "roles", "rgb") if key in read["files"]}
         place = {"crs": "EPSG:32612", "transform": rasterio().transform.from_origin(3e5, 4.2e6, 30, 30)}
         return [array_scene("made", image, legend.to_index(codes), **place, **how)]
     if read["source"] != "scenes":
@@ -169,17 +158,13 @@ def training_crops(read: Mapping[str, Any], legend: Legend, bands: int) -> Crops
         if not scene.labelled:
             raise InputError(f"{scene.name}: has no labels; set config.data.labels to their file")
     blocks = Blocks(scenes, **read["split"])
-    return Crops(scenes, blocks, size=read["loop"]["crop"], rare=read["rare"], classes=len(legend.classes))
+    return Crops(scenes, blocks, size=read["crop"], rare=read["rare_crops"], classes=len(legend.classes))
 
 
 def check_bands(scene: Scene, bands: int) -> None:
     if scene.bands != bands:
         names = ", ".join(scene.band_names)
         raise InputError(f"{scene.name}: {scene.bands} bands ({names}), expected {bands}; set config.model.bands")
-
-
-def held_out(crops: Crops, split: str, tiles: Mapping[str, int]) -> Tiles:
-    return Tiles(crops.scenes, crops.blocks, split, **tiles)
 
 
 def findings(crops) -> list[str]:
@@ -204,14 +189,8 @@ def seen(apply, scene: Scene, tiles: Mapping[str, int]) -> tuple[np.ndarray, np.
     predicted = predict_tiled(apply, image, **tiles).argmax(-1).astype(np.uint8)
     predicted = np.where(valid, predicted, np.uint8(NODATA))
     step = max(1, -(-max(height, width) // SIDE))
-    return tuple(np.ascontiguousarray(x[::step, ::step]) for x in (stretched(image, valid, scene), labels, predicted))
-
-
-def stretched(image: np.ndarray, valid: np.ndarray, scene: Scene) -> np.ndarray:
-    """True colour of scaled bands, each from its percentile 2 to 98; what is not valid is black."""
-    bands = image[..., list(scene.rgb_bands)]
-    low, high = np.percentile(bands[valid], [2, 98], axis=0) if valid.any() else (0.0, 1.0)
-    return (np.clip((bands - low) / np.maximum(high - low, 1e-9), 0, 1) * 255 * valid[..., None]).astype(np.uint8)
+    coloured = stretched(image[..., list(scene.rgb_bands)], valid)
+    return tuple(np.ascontiguousarray(x[::step, ::step]) for x in (coloured, labels, predicted))
 
 
 def picture(apply, scene: Scene, legend: Legend, tiles: Mapping[str, int]) -> np.ndarray:
