@@ -33,6 +33,8 @@ def main(argv: list[str]) -> int:
     if run.task.predict_files is None:
         raise InputError(f"--workdir {flags.workdir}: its task, {run.config.task.name!r}, does not predict files")
     more = options(flags, run.task.predict_files, run.config.task.name)
+    if "model" in inspect.signature(run.task.predict_files).parameters:  # a map that goes on must not mix two models
+        more["model"] = f"{flags.workdir.resolve()}, step {run.step}"
     written = run.task.predict_files(run.apply, flags.input, flags.output, probabilities=flags.probabilities, **more)
     for path in written:
         print(path)

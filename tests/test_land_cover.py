@@ -39,6 +39,18 @@ def test_a_geotiff_becomes_a_map(workdir, tmp_path):
     assert (tmp_path / "maps" / "scene_confidence.tif").exists()
 
 
+def test_a_map_goes_on_with_the_same_model_and_files_alone(workdir, tmp_path):
+    write_made(tmp_path / "scene.tif", tmp_path / "codes.tif", 1, 150, 130)
+    run, given = load_run(workdir), ([tmp_path / "scene.tif"], tmp_path / "maps")
+    begin = {"shard": (1, 2), "model": "one"}
+    assert run.task.predict_files(run.apply, *given, **begin) == []
+    with pytest.raises(InputError, match="parts of another map .*model 'one', now 'two'"):
+        run.task.predict_files(run.apply, *given, model="two")
+    write_made(tmp_path / "scene.tif", tmp_path / "codes.tif", 2, 150, 130)
+    with pytest.raises(InputError, match="parts of another map .*files"):
+        run.task.predict_files(run.apply, *given, model="one")
+
+
 def test_prediction_of_an_array_is_that_of_the_map(workdir, tmp_path):
     run = load_run(workdir)
     image = np.random.default_rng(0).normal(size=(70, 90, 8)).astype(np.float32)

@@ -55,6 +55,11 @@ class Bands:
             valid &= good(*self.quality.overview(height, width), self.kind)
         return image, valid
 
+    def facts(self) -> list[list[str | int]]:
+        """Name, size and time of each file: other numbers, other files."""
+        paths = [file.path for file in self.files] + ([self.quality.path] if self.quality else [])
+        return [[str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns] for p in paths]
+
     def stack(self, row, column, height, width, shape):
         parts = []
         valid = np.ones(shape, bool)

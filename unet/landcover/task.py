@@ -108,14 +108,20 @@ def make_task(
         pixel_counts=lambda: crops().survey.counts,
     )
 
-    def predict_files(apply, paths, output, *, probabilities=False, confidence=False, shard=(1, 1), sieve=0):
-        """A map of each scene of `paths` (files, or folders of bands) in `output`: `unet.landcover.map.predict_map`."""
+    def predict_files(apply, paths, output, *, probabilities=False, confidence=False, shard=(1, 1), sieve=0, model=""):
+        """A map of each scene of `paths` (files, or folders of bands) in `output`: `unet.landcover.map.predict_map`.
+
+        A map that was begun goes on with the same `model` (what it is called) and the same files alone.
+        """
         how = {"probabilities": probabilities, "confidence": confidence, "shard": shard, "sieve": sieve}
         written = []
         for path in paths:
             scene = open_scene(path, **{**read["files"], "labels": ""})
             check_bands(scene, net.bands)
-            written += maps.predict_map(apply, scene, Path(output), legend, blend=mine["blend"], **tiles, **how)
+            made_of = {"model": model, "files": scene.pixels.facts()}
+            written += maps.predict_map(
+                apply, scene, Path(output), legend, blend=mine["blend"], made_of=made_of, **tiles, **how
+            )
         return written
 
     return Task(
