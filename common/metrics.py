@@ -44,6 +44,25 @@ class Confusions(NamedTuple):
         return Confusions(image, merged)
 
 
+class Calibration(NamedTuple):
+    """Of answers by how sure they are, in equal bins of confidence: how many, the sum of their confidences, how many are right."""
+
+    count: Float[Array, " bins"]
+    sure: Float[Array, " bins"]
+    right: Float[Array, " bins"]
+
+    def merge(self, other: "Calibration") -> "Calibration":
+        return Calibration(*(np.float64(a) + np.float64(b) for a, b in zip(self, other, strict=True)))
+
+    def error(self) -> float:
+        """The expected calibration error (Guo et al. 2017, eq. 3): the mean of |confidence - right| of the bins, by count.
+
+        NaN where nothing was counted.
+        """
+        count = float(np.sum(self.count))
+        return float(np.abs(np.subtract(self.right, self.sure)).sum()) / count if count else float("nan")
+
+
 def merge(metrics, other):
     """Two dicts of metrics with the same names, added; None stands for nothing yet."""
     if metrics is None:

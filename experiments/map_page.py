@@ -22,6 +22,7 @@ from unet.landcover import pages, webmap
 from unet.landcover.counts import Counts, count_agreement, count_change
 from unet.landcover.grid import Grid, check_overlap, grid_of, pixel_size
 from unet.landcover.legend import Legend, read_legend
+from unet.pages import reliability_section
 
 SIDE = 768  # px, at most, of the pictures in the report
 MARK = '<p class="made">Made by experiments.map_page.</p>'  # a folder whose index.html has it may be written anew
@@ -124,7 +125,7 @@ def write_page(folder: Path, flags: argparse.Namespace) -> str:
     if flags.labels:
         sections += pages.agreement_sections(counts.matrix, legend)
     if flags.labels and sure:
-        sections.append(pages.reliability_section(counts.bins, legend))
+        sections.append(reliability_section(counts.calibration, f"agreement with {pages.reference(legend)}"))
     if flags.before:
         sections.append(change(flags, legend, sure))
     made = write_web_map(folder, flags, grid, legend, layers, counts)

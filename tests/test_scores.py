@@ -11,7 +11,8 @@ from skimage.metrics import adapted_rand_error, variation_of_information
 from sklearn import metrics as sk
 
 from common.errors import InputError
-from unet.scores import IGNORE, cells, collapsed, confusions, pair_sums, rand_fscore, scores, thinned
+from common.metrics import Calibration
+from unet.scores import IGNORE, calibration, cells, collapsed, confusions, pair_sums, rand_fscore, scores, thinned
 
 
 def maps(seed, shape=(4, 9, 7), classes=4):
@@ -225,3 +226,26 @@ def test_rand_fscore_refuses():
         rand_fscore(np.zeros((4, 4), int), np.ones((4, 4), np.float32))
     with pytest.raises(InputError, match="one shape"):
         rand_fscore(np.ones((4, 4), int), np.ones((1, 4, 5), np.float32))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31))
+def test_calibration_counts_each_labelled_pixel_once(seed):
+    label, _ = maps(seed)
+    logits = np.random.default_rng(seed).normal(0, 3, (*label.shape, 4)).astype(np.float32)
+    found = calibration(jnp.asarray(label), jnp.asarray(logits))
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    known = label != IGNORE
+    sure, right = p.max(-1)[known], (p.argmax(-1) == label)[known]
+    edges = np.minimum((sure * 20).astype(int), 19)
+    for name, weights in (("count", None), ("sure", sure), ("right", right)):
+        np.testing.assert_allclose(getattr(found, name), np.bincount(edges, weights, 20), rtol=1e-5, atol=1e-4)
+
+
+def test_calibration_error_by_hand():
+    # 10 pixels at 0.9 of which 6 are right, 30 at 0.5 of which 18 are: (10 * 0.3 + 30 * 0.1) / 40.
+    first = Calibration(np.array([10.0, 0]), np.array([9.0, 0]), np.array([6.0, 0]))
+    second = Calibration(np.array([0.0, 30]), np.array([0.0, 15]), np.array([0.0, 18]))
+    assert first.merge(second).error() == pytest.approx(0.15)
+    assert np.isnan(Calibration(*np.zeros((3, 2))).error())

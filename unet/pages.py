@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer, Num, UInt8
 from PIL import Image
 
 from common.chart import Number, line_chart, short
+from common.metrics import Calibration
 from common.report import value_text
 from unet import pictures
 from unet import scores as scoring
@@ -74,6 +75,31 @@ def choose_samples(dices: Float[np.ndarray, " N"], count: int = 6) -> list[tuple
 
 def swatch(colour: Sequence[int]) -> str:
     return f'<i class="swatch" style="background:rgb({int(colour[0])} {int(colour[1])} {int(colour[2])})"></i>'
+
+
+def reliability_section(calibration: Calibration, name: str = "accuracy") -> tuple[str, str]:
+    """How often what is predicted is right, `name`, where it is how sure."""
+    bins = np.stack([np.asarray(x, np.float64) for x in (calibration.count, calibration.sure, calibration.right)])
+    count, sure, right = bins[:, bins[0] > 0]
+    if not len(count):
+        return "Reliability", "<p>No pixel has a label and a confidence.</p>"
+    low, high = float((sure / count).min()), float((sure / count).max())
+    lines = {
+        "as it should be": [(low, low), (high, high)],
+        name: list(zip((sure / count).tolist(), (right / count).tolist(), strict=True)),
+    }
+    shares = {"share of pixels": list(zip((sure / count).tolist(), (count / count.sum()).tolist(), strict=True))}
+    facts = {
+        "expected calibration error": Calibration(count, sure, right).error(),
+        "mean confidence": sure.sum() / count.sum(),
+        name: right.sum() / count.sum(),
+    }
+    cards = "".join(
+        f'<div class="card"><span>{html.escape(what)}</span><b>{value_text(float(value))}</b></div>'
+        for what, value in facts.items()
+    )
+    charts = line_chart(f"{name} against confidence", lines) + line_chart("pixels against confidence", shares)
+    return "Reliability", f'<div class="cards">{cards}</div><div class="charts">{charts}</div>'
 
 
 def class_table(

@@ -14,9 +14,11 @@ from scipy import ndimage
 from skimage.segmentation import watershed
 
 from common.errors import InputError
+from common.metrics import Calibration
 from unet.images import IGNORE
 
 CROSS = ndimage.generate_binary_structure(2, 1)  # 4-connectivity
+BINS = 20  # of confidence
 THRESHOLDS = tuple(round(0.1 * i, 1) for i in range(1, 10))
 
 
@@ -29,6 +31,15 @@ def confusions(label: Int[Array, "b h w"], prediction: Int[Array, "b h w"], clas
     code = jnp.where(label == IGNORE, classes * classes, label * classes + prediction).reshape(len(label), -1)
     counts = jax.vmap(lambda row: jnp.bincount(row, length=classes * classes + 1))(code)
     return counts[:, :-1].reshape(-1, classes, classes).astype(jnp.int32)
+
+
+def calibration(label: Int[Array, "b h w"], logits: Float[Array, "b h w k"], bins: int = BINS) -> Calibration:
+    """Pixels by the probability of their likeliest class: whose it is, and whether it is right. IGNORE does not count."""
+    sure = jnp.max(jax.nn.softmax(logits, axis=-1), axis=-1)
+    place = jnp.where(label == IGNORE, bins, jnp.minimum((sure * bins).astype(jnp.int32), bins - 1)).reshape(-1)
+    right = (label == jnp.argmax(logits, axis=-1)).astype(sure.dtype)
+    sums = [jnp.bincount(place, x.reshape(-1), length=bins + 1)[:-1] for x in (jnp.ones_like(sure), sure, right)]
+    return Calibration(*sums)
 
 
 def scores(matrices: Int[np.ndarray, "n k k"], names: Sequence[str], background: int | None = 0) -> dict[str, float]:

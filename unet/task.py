@@ -156,6 +156,7 @@ def score(metrics, options: Mapping[str, Any]) -> dict[str, float]:
     """Flat scores of merged metrics: loss, and what `unet.scores.scores` gives for the images' confusion matrices."""
     matrices = np.asarray(metrics["confusions"].matrix)
     table = scores.scores(matrices, list(options["class_names"]), known_background(options))
+    table["calibration_error"] = metrics["calibration"].error()
     return {"loss": metrics["loss"].compute(), **table, "examples": float(len(metrics["confusions"].image))}
 
 
@@ -224,7 +225,7 @@ def samples_of(apply, metrics, source, options: Mapping[str, Any], tiles: Mappin
 def report_pages(run, split: str, metrics, source, options: Mapping[str, Any], tiles: Mapping[str, int]):
     """The report's own sections: classes, confusion, samples from worst to best, baselines where they were scored."""
     baselines = run.workdir / f"baselines-{split}.json"
-    return pages.pages(
+    sections = pages.pages(
         metrics["confusions"].matrix,
         metrics["confusions"].image,
         samples_of(run.apply, metrics, source, options, tiles, count=6),
@@ -233,6 +234,7 @@ def report_pages(run, split: str, metrics, source, options: Mapping[str, Any], t
         background=known_background(options),
         baselines=json.loads(baselines.read_text()) if baselines.exists() else None,
     )
+    return [*sections, pages.reliability_section(metrics["calibration"])]
 
 
 def known_background(options: Mapping[str, Any]) -> int | None:

@@ -66,7 +66,11 @@ def traced(
         logits = averaged_logits(net, {"params": params, **model_state}, batch["image"], options["average"])
         total, count = segmentation_loss(logits, label, **loss_options())
         matrix = scores.confusions(label, jnp.argmax(logits, axis=-1), net.classes)
-        return {"loss": Mean(total, count), "confusions": Confusions(jnp.where(real, batch["image_id"], -1), matrix)}
+        return {
+            "loss": Mean(total, count),
+            "confusions": Confusions(jnp.where(real, batch["image_id"], -1), matrix),
+            "calibration": scores.calibration(label, logits),
+        }
 
     def probabilities(params, model_state, images):
         return jax.nn.softmax(averaged_logits(net, {"params": params, **model_state}, images, options["average"]))

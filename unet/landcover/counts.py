@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from common.errors import InputError
+from common.metrics import Calibration
 from unet.images import IGNORE
 from unet.landcover.grid import Grid, check_overlap, grid_of, on_grid, row_hectares
 from unet.landcover.legend import NODATA, Legend
-
-BINS = 20  # of confidence
+from unet.scores import BINS
 
 
 class Counts(NamedTuple):
@@ -21,7 +21,7 @@ class Counts(NamedTuple):
 
     pixels: Int64[np.ndarray, "L L"]
     hectares: Float64[np.ndarray, "L L"]
-    bins: Float64[np.ndarray, "n 3"]  # of confidence: pixels, sum of confidences, pixels that agree
+    calibration: Calibration  # pixels by confidence, those that agree are right
 
     @property
     def matrix(self) -> Int64[np.ndarray, "K K"]:
@@ -35,7 +35,7 @@ class Counts(NamedTuple):
 
 def nothing(classes: int) -> Counts:
     side = (classes + 2, classes + 2)
-    return Counts(np.zeros(side, np.int64), np.zeros(side), np.zeros((BINS, 3)))
+    return Counts(np.zeros(side, np.int64), np.zeros(side), Calibration(*np.zeros((3, BINS))))
 
 
 def count_agreement(
@@ -66,7 +66,7 @@ def count_agreement(
             counts = add(counts, rows, columns, areas[window[0] : window[0] + window[2]])
             if sure and given:
                 percent = percents(confidence, *sure(*window))
-                counts = counts._replace(bins=counts.bins + confidence_bins(percent, rows, columns))
+                counts = counts._replace(calibration=counts.calibration.merge(calibration(percent, rows, columns)))
     return counts
 
 
@@ -142,9 +142,9 @@ def add(counts: Counts, rows: UInt8[np.ndarray, "h w"], columns: UInt8[np.ndarra
     )
 
 
-def confidence_bins(percent: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Float64[np.ndarray, "n 3"]:
-    """Pixels, sum of confidences and pixels that agree in each of BINS equal bins, where all three are known."""
+def calibration(percent: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> Calibration:
+    """Pixels by confidence, where all three are known."""
     known = (percent <= 100) & (rows < NODATA) & (columns < NODATA)
     percent, right = percent[known], (rows == columns)[known]
     place = np.minimum(percent.astype(np.int64) * BINS // 100, BINS - 1)
-    return np.stack([np.bincount(place, w, BINS) for w in (None, percent / 100, right)], 1).astype(np.float64)
+    return Calibration(*(np.bincount(place, w, BINS).astype(np.float64) for w in (None, percent / 100, right)))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Num, UInt8
 
-from common.chart import line_chart, short
+from common.chart import short
 from common.report import number_table, value_text
 from unet import pages, pictures
 from unet import scores as scoring
@@ -206,33 +206,6 @@ def picture_section(
     style = f' style="grid-template-columns:repeat({max(len(cells), 2)},minmax(0,1fr))"'
     grid = f'<div class="samples"{style}>{heads}{"".join(tag for _, tag in cells)}</div>'
     return "Map", f'<div class="legend">{names}{key}</div>{grid}'
-
-
-def reliability_section(bins: Num[np.ndarray, "n 3"], legend: Legend | None = None) -> Section:
-    """How often the map agrees where it is how sure. `bins`: pixels, sum of confidences (0 to 1), pixels that agree.
-
-    The expected calibration error is the mean over pixels of |confidence - agreement| of their bin.
-    """
-    bins = np.asarray(bins, np.float64)
-    bins = bins[bins[:, 0] > 0]
-    if not len(bins):
-        return "Reliability", "<p>No pixel has a label and a confidence.</p>"
-    count, sure, right = bins.T
-    error = float(np.abs(right - sure).sum() / count.sum())
-    what = f"agreement with {reference(legend)}" if legend else "agreement"
-    low, high = float((sure / count).min()), float((sure / count).max())
-    lines = {
-        "as it should be": [(low, low), (high, high)],
-        what: list(zip((sure / count).tolist(), (right / count).tolist(), strict=True)),
-    }
-    shares = {"share of pixels": list(zip((sure / count).tolist(), (count / count.sum()).tolist(), strict=True))}
-    cards = (
-        f'<div class="card"><span>expected calibration error</span><b>{value_text(error)}</b></div>'
-        f'<div class="card"><span>mean confidence</span><b>{value_text(float(sure.sum() / count.sum()))}</b></div>'
-        f'<div class="card"><span>overall agreement</span><b>{value_text(float(right.sum() / count.sum()))}</b></div>'
-    )
-    charts = line_chart("agreement against confidence", lines) + line_chart("pixels against confidence", shares)
-    return "Reliability", f'<div class="cards">{cards}</div><div class="charts">{charts}</div>'
 
 
 def change_section(

@@ -1,7 +1,7 @@
 """Training crops and evaluation tiles straight from the windows of scenes: no scene is ever in memory as a whole."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,15 +32,12 @@ def survey(scenes: Sequence[Scene], blocks: Blocks, classes: int) -> Survey:
 
     Raises InputError for codes that are not in the legend, and where no pixel is labelled.
     """
-    windows = [
-        (number, *window) for number, scene in enumerate(scenes) for window in cut(scene.height, scene.width, WINDOW)
-    ]
-    chosen = np.unique(np.linspace(0, len(windows) - 1, min(WINDOWS, len(windows))).astype(int))
+    chosen = spread_windows(scenes)
     counts = np.zeros(classes, np.int64)
     places: list[list[np.ndarray]] = [[] for _ in range(classes)]
     most = max(1, PLACES // len(chosen))
-    for number, row, column, height, width in (windows[i] for i in chosen):
-        label = training_labels(scenes, blocks, number, row, column, height, width)
+    for number, row, column, height, width in chosen:
+        label = part_labels(TRAIN, scenes, blocks, number, row, column, height, width)
         counts += np.bincount(label.reshape(-1), minlength=IGNORE + 1)[:classes]
         rng = np.random.default_rng((number, row, column))
         for index in np.unique(label[label < classes]):
@@ -55,10 +52,25 @@ def survey(scenes: Sequence[Scene], blocks: Blocks, classes: int) -> Survey:
     return Survey(counts, tuple(np.concatenate(found) if found else empty for found in places))
 
 
-def training_labels(scenes, blocks: Blocks, number: int, row: int, col: int, height: int, width: int, valid=None):
-    """Class indices of a window, IGNORE where a pixel is not for training, has no label, or the image is not valid."""
+def all_windows(scenes: Sequence[Scene]) -> Iterator[tuple[int, int, int, int, int]]:
+    """(scene, row, column, height, width) of the windows that cover all scenes."""
+    for number, scene in enumerate(scenes):
+        for window in cut(scene.height, scene.width, WINDOW):
+            yield number, *window
+
+
+def spread_windows(scenes: Sequence[Scene]) -> list[tuple[int, int, int, int, int]]:
+    """All windows, or WINDOWS of them, spread evenly."""
+    windows = list(all_windows(scenes))
+    return [windows[i] for i in np.unique(np.linspace(0, len(windows) - 1, min(WINDOWS, len(windows))).astype(int))]
+
+
+def part_labels(
+    part: int, scenes, blocks: Blocks, number: int, row: int, col: int, height: int, width: int, valid=None
+):
+    """Class indices of a window, IGNORE where a pixel is not of the part, has no label, or the image is not valid."""
     label = scenes[number].read_labels(row, col, height, width, valid)
-    return np.where((label == NODATA) | (blocks.parts(number, row, col, height, width) != TRAIN), IGNORE, label)
+    return np.where((label == NODATA) | (blocks.parts(number, row, col, height, width) != part), IGNORE, label)
 
 
 class Crops:
@@ -115,7 +127,7 @@ class Crops:
         top = within(row - int(rng.integers(self.size[0])), self.size[0], scene.height)
         left = within(column - int(rng.integers(self.size[1])), self.size[1], scene.width)
         image, valid = scene.read(top, left, *self.size)
-        label = training_labels(self.scenes, self.blocks, number, top, left, *self.size, valid)
+        label = part_labels(TRAIN, self.scenes, self.blocks, number, top, left, *self.size, valid)
         return {"image": image, "label": label.astype(np.int32)}
 
 
@@ -143,11 +155,7 @@ class Tiles:
             self.rows += [(number, y, x) for y in spans[0] for x in spans[1] if self.holds(number, y, x)]
 
     def holds(self, number: int, row: Span, column: Span) -> bool:
-        return bool((self.core(number, row, column) == self.part).any())
-
-    def core(self, number: int, row: Span, column: Span) -> np.ndarray:
-        size = row.keep_stop - row.keep_start, column.keep_stop - column.keep_start
-        return self.blocks.parts(number, row.keep_start, column.keep_start, *size)
+        return bool((self.blocks.parts(number, *core(row, column)) == self.part).any())
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -157,8 +165,12 @@ class Tiles:
         scene, margin = self.scenes[number], (self.tile - self.out) // 2
         image, valid = scene.read(row.start_in, column.start_in, self.tile, self.tile)
         known = valid[row.kept(), column.kept()]
-        core = scene.read_labels(row.keep_start, column.keep_start, *known.shape, known)
-        core = np.where((core == NODATA) | (self.core(number, row, column) != self.part), IGNORE, core)
         label = np.full((self.out, self.out), IGNORE, np.int32)
-        label[row.kept(margin), column.kept(margin)] = core
+        kept = part_labels(self.part, self.scenes, self.blocks, number, *core(row, column), known)
+        label[row.kept(margin), column.kept(margin)] = kept
         return {"image": image, "label": label, "image_id": np.int32(number)}
+
+
+def core(row: Span, column: Span) -> tuple[int, int, int, int]:
+    """The window that a tile is kept of."""
+    return row.keep_start, column.keep_start, row.keep_stop - row.keep_start, column.keep_stop - column.keep_start

@@ -24,7 +24,7 @@ from unet.landcover.scene import Scene, array_scene, open_scene
 from unet.landcover.slovenia import slovenia_scenes
 from unet.landcover.sources import Crops, Tiles
 from unet.model import UNet
-from unet.pages import scores_table
+from unet.pages import reliability_section, scores_table
 from unet.tiling import predict_tiled
 from unet.traced import tile_settings, traced
 
@@ -85,12 +85,8 @@ def make_task(
     *, task: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any], augment: Mapping[str, Any]
 ) -> Task:
     """The Task of a land-cover config. Raises InputError for keys, values and sizes that do not fit."""
-    own = inspect.signature(land_cover).parameters
-    mine = configs.call(land_cover, "task", {key: value for key, value in task.items() if key in own})
-    read = reading(**data)
-    legend = read_legend(mine["legend"], read["root"])
-    legend = legend.only(mine["codes"]) if mine["codes"] else legend
-    shared = {key: value for key, value in task.items() if key not in own}
+    mine, read, legend = settings(task, data)
+    shared = {key: value for key, value in task.items() if key not in mine}
     shared |= {"class_names": legend.names, "colours": legend.colours, "background": -1}
     options = configs.call(segmentation.segmentation, "task", shared)
     net = configs.call(UNet, "model", model)
@@ -129,7 +125,7 @@ def make_task(
         train_source=lambda split: crops() if split == "train" else held_out(split),
         eval_source=held_out,
         crop=lambda example, rng: crops().draw(example, rng),
-        scores=lambda metrics: segmentation.score(metrics, options),
+        scores=lambda metrics: as_agreement(segmentation.score(metrics, options)),
         alarms=lambda metrics: segmentation.alarms(metrics, options),
         check=lambda: findings(crops),
         predict_array=lambda apply, x: predict_tiled(apply, segmentation.as_image(x, net.bands), **tiles),
@@ -137,6 +133,21 @@ def make_task(
         picture=lambda run, split, metrics: picture(run.apply, crops().scenes[0], legend, tiles),
         pages=lambda run, split, metrics: report_pages(run, split, metrics, crops(), legend, tiles),
     )
+
+
+def settings(task: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Legend]:
+    """What `land_cover` and `reading` make of the sections, and the legend."""
+    own = inspect.signature(land_cover).parameters
+    mine = configs.call(land_cover, "task", {key: value for key, value in task.items() if key in own})
+    read = reading(**data)
+    legend = read_legend(mine["legend"], read["root"])
+    return mine, read, legend.only(mine["codes"]) if mine["codes"] else legend
+
+
+def crops_of(config_sections: Mapping[str, Mapping[str, Any]]) -> tuple[Crops, Legend]:
+    """Scenes, split and legend of a config's sections `task`, `model` and `data`, without a network."""
+    _, read, legend = settings(config_sections["task"], config_sections["data"])
+    return training_crops(read, legend, config_sections["model"]["bands"]), legend
 
 
 def open_scenes(read: Mapping[str, Any], legend: Legend) -> list[Scene]:
@@ -186,6 +197,11 @@ def findings(crops) -> list[str]:
     return []
 
 
+def as_agreement(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores of a segmentation. The labels are a map too: what is called accuracy elsewhere is agreement with it."""
+    return {"agreement" if name == "accuracy" else name: value for name, value in scores.items()}
+
+
 def seen(apply, scene: Scene, tiles: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(true colour, labels, prediction) of a scene, at most SIDE px a side: all of it, or its middle where it is large."""
     height, width = (min(side, LARGEST) for side in (scene.height, scene.width))
@@ -212,6 +228,7 @@ def report_pages(run, split: str, metrics, crops: Crops, legend: Legend, tiles: 
     baselines = run.workdir / f"baselines-{split}.json"
     sections = [("Baselines", scores_table(json.loads(baselines.read_text())))] if baselines.exists() else []
     sections += pages.agreement_sections(np.asarray(metrics["confusions"].matrix).sum(0), legend, title=split)
+    sections.append(reliability_section(metrics["calibration"], f"agreement with {pages.reference(legend)}"))
     for number, scene in enumerate(crops.scenes[:4]):
         sections.append(pages.picture_section(*seen(run.apply, scene, tiles), legend))
         sections.append(pages.split_section(scene.rgb(SIDE), crops.blocks.map(number, SIDE), NAMES, COLOURS))

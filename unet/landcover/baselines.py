@@ -1,0 +1,165 @@
+"""What maps land cover without a network: the commonest class, and trees on the bands of a pixel, or of squares about it.
+
+All are fitted to pixels of the same training blocks as the network and scored on the same held-out blocks; what their settings are
+is chosen by macro F1 on the validation part, as the network's checkpoint is. Each kind of tree stands there plain, which favours
+overall agreement, and with balanced classes, which favours the rare ones.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+from scipy import ndimage
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+
+from common.errors import InputError
+from unet import scores as scoring
+from unet.images import IGNORE
+from unet.landcover.blocks import PARTS
+from unet.landcover.sources import Crops, all_windows, part_labels, spread_windows
+
+SQUARES = (5, 15, 45)  # px a side, about a pixel
+PIXELS = (
+    200_000  # of the training part that trees are fitted to, and of the validation part that settings are chosen on
+)
+FORESTS = {f"leaves of {n}": {"n_estimators": 100, "min_samples_leaf": n} for n in (1, 5, 20)}
+BOOSTINGS = {
+    f"{n} rounds, {k} leaves": {"max_iter": n, "max_leaf_nodes": k} for n, k in ((50, 31), (150, 31), (150, 8))
+}
+
+
+class Pixels(NamedTuple):
+    """Values and class indices of single pixels."""
+
+    values: Float32[np.ndarray, "n f"]
+    classes: Int64[np.ndarray, " n"]
+
+
+def baselines(
+    crops: Crops,
+    split: str,
+    class_names: tuple[str, ...],
+    *,
+    pixels: int = PIXELS,
+    forests: Mapping[str, Mapping[str, Any]] = FORESTS,
+    boostings: Mapping[str, Mapping[str, Any]] = BOOSTINGS,
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """{method: `unet.scores.scores`} of a split of the scenes; the name of a method says which settings were chosen. Deterministic.
+
+    Raises InputError where the split, or the validation part that settings are chosen on, has no labelled pixel.
+    """
+    train = sampled(crops, "train", pixels, seed)
+    validation = sampled(crops, "validation", pixels, seed)
+    bands = crops.scenes[0].bands
+    # How many of the features a method sees: the bands of the pixel come first.
+    seen = {"of pixels": bands, f"of squares {', '.join(map(str, SQUARES))}": train.values.shape[1]}
+    kinds = [(forest, "forest of pixels", forests, bands)]
+    kinds += [(boosting, f"boosting {what}", boostings, count) for what, count in seen.items()]
+    methods = {"commonest class": commonest(train)}
+    for (fit, kind, settings, count), balanced in itertools.product(kinds, (False, True)):
+        inside = (
+            Pixels(train.values[:, :count], train.classes),
+            Pixels(validation.values[:, :count], validation.classes),
+        )
+        setting, predict = best(fit, settings, *inside, balanced=balanced, seed=seed, names=class_names)
+        name = f"{'balanced ' if balanced else ''}{kind} ({setting})"
+        methods[name] = lambda x, predict=predict, count=count: predict(x[:, :count])
+    return scored(crops, split, methods, class_names)
+
+
+def features(image: Float32[np.ndarray, "h w C"], valid: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w f"]:
+    """The bands of each pixel, then their means and deviations over squares about it, of valid pixels alone."""
+    found = [image]
+    weight = valid.astype(np.float64)
+    values = np.where(valid[..., None], image, 0).astype(np.float64)
+    for side in SQUARES:
+        size = (side, side, 1)
+        share = np.maximum(ndimage.uniform_filter(weight, side), 1e-9)[..., None]
+        mean = ndimage.uniform_filter(values, size) / share
+        square = ndimage.uniform_filter(values * values, size) / share
+        found += [mean, np.sqrt(np.maximum(square - mean * mean, 0))]
+    return np.concatenate(found, -1).astype(np.float32)
+
+
+def windows(crops: Crops, split: str, chosen=None) -> Iterator[tuple[Any, ...]]:
+    """(window, features [h, w, f], class indices [h, w], IGNORE outside of the split) of the windows that hold a part of it."""
+    margin = max(SQUARES) // 2
+    for number, row, col, height, width in chosen or all_windows(crops.scenes):
+        if not (crops.blocks.parts(number, row, col, height, width) == PARTS[split]).any():
+            continue
+        place = (row - margin, col - margin, height + 2 * margin, width + 2 * margin)
+        image, valid = crops.scenes[number].read(*place)
+        inner = np.s_[margin : margin + height, margin : margin + width]
+        label = part_labels(PARTS[split], crops.scenes, crops.blocks, number, row, col, height, width, valid[inner])
+        if (label != IGNORE).any():
+            yield (number, row, col), features(image, valid)[inner], label
+
+
+def sampled(crops: Crops, split: str, pixels: int, seed: int) -> Pixels:
+    """At most about `pixels` labelled pixels of a split, evenly drawn: each with the same chance."""
+    chosen = spread_windows(crops.scenes)
+    known = sum(
+        int((part_labels(PARTS[split], crops.scenes, crops.blocks, *window) != IGNORE).sum()) for window in chosen
+    )
+    if not known:
+        raise InputError(f"config.data.fractions: no labelled pixel in the {split} part; give it a larger share")
+    values, classes = [], []
+    for place, x, label in windows(crops, split, chosen):
+        rng = np.random.default_rng((seed, *place))
+        taken = (label != IGNORE) & (rng.random(label.shape) < pixels / known)
+        values.append(x[taken])
+        classes.append(label[taken])
+    return Pixels(np.concatenate(values), np.concatenate(classes).astype(np.int64))
+
+
+def commonest(train: Pixels) -> Callable:
+    found = np.bincount(train.classes).argmax()
+    return lambda x: np.full(len(x), found)
+
+
+def forest(train: Pixels, *, balanced: bool, seed: int, **setting: Any) -> Callable:
+    model = RandomForestClassifier(
+        class_weight="balanced" if balanced else None, n_jobs=-1, random_state=seed, **setting
+    )
+    return model.fit(*train).predict
+
+
+def boosting(train: Pixels, *, balanced: bool, seed: int, **setting: Any) -> Callable:
+    # Early stopping would hold out pixels beside those that are trained on; rounds are chosen on the validation part instead.
+    model = HistGradientBoostingClassifier(
+        class_weight="balanced" if balanced else None, early_stopping=False, random_state=seed, **setting
+    )
+    return model.fit(*train).predict
+
+
+def best(fit: Callable, settings, train: Pixels, validation: Pixels, *, names, **options) -> tuple[str, Callable]:
+    """The setting whose macro F1 on the validation part is highest, and what predicts with it."""
+    fitted = {name: fit(train, **setting, **options) for name, setting in settings.items()}
+
+    def quality(name: str) -> float:
+        matrix = confusion(validation.classes, fitted[name](validation.values), len(names))
+        return scoring.scores(matrix[None], names, None)["f1/macro"]
+
+    name = max(fitted, key=quality)
+    return name, fitted[name]
+
+
+def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> Int64[np.ndarray, "k k"]:
+    """Pixels of each (label, prediction)."""
+    pairs = np.bincount(classes * label.astype(np.int64) + predicted, minlength=classes * classes)
+    return pairs.reshape(classes, classes)
+
+
+def scored(crops: Crops, split: str, methods: Mapping[str, Callable], names) -> dict[str, dict[str, float]]:
+    """Scores of all methods on every labelled pixel of a split."""
+    matrices = {name: np.zeros((len(crops.scenes), len(names), len(names)), np.int64) for name in methods}
+    for (number, *_), x, label in windows(crops, split):
+        known = label != IGNORE
+        for name, predict in methods.items():
+            matrices[name][number] += confusion(label[known], predict(x[known]), len(names))
+    if not any(matrix.sum() for matrix in matrices.values()):
+        raise InputError(f"config.data.fractions: no labelled pixel in the {split} part; give it a larger share")
+    return {name: scoring.scores(matrix, names, None) for name, matrix in matrices.items()}
