@@ -21,6 +21,7 @@ def defaults() -> ConfigDict:
     )  # and the other arguments of unet.losses.segmentation_loss
     config.task.balance = "none"  # class weights from the training masks: or "median_frequency", "effective_number"
     config.task.balance_beta = 0.9999  # of the effective number
+    config.task.balance_cap = 0.0  # a class weighs so many times the lightest at most; 0: no limit
     config.task.tile = 256  # side of the one tile shape of evaluation and prediction
     config.task.overlap = 32  # context cut from the inner edges of a tile
     config.task.cells = -1  # the class whose connected regions are cells, scored by the Rand F-score; -1: none

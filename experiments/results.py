@@ -50,12 +50,36 @@ def value(score: dict, digits: int = 3) -> str:
     return f"{text} ± {score['std']:.{digits}f}" if score.get("std") is not None else text
 
 
+def beside_baselines(name: str, network: str, head: str, scores: list[str]) -> str:
+    """A row for each baseline of a result, then the network's."""
+    result = read(name)
+    rows = [[other] + [f"{found[s]:.3f}" for s in scores] for other, found in result["baselines"].items()]
+    seeds = len(result["seeds"])
+    budget = (
+        f"{seeds} seeds, {result['minutes'] / seeds:.0f} minutes each"
+        if seeds > 1
+        else f"{result['minutes']:.1f} minutes"
+    )
+    rows.append([f"**{network}** ({budget})"] + [value(result["scores"][s]) for s in scores])
+    return markdown([head, *scores], rows)
+
+
 def brain() -> str:
-    result = read("unet_brain")
     names = ["dice/foreground", "dice/grey", "dice/white", "dice/other", "iou/mean"]
-    rows = [[name] + [f"{scores[n]:.3f}" for n in names] for name, scores in result["baselines"].items()]
-    rows.append([f"**U-Net** ({result['minutes']:.1f} minutes)"] + [value(result["scores"][n]) for n in names])
-    return markdown(["held-out slices", *names], rows)
+    return beside_baselines("unet_brain", "U-Net", "held-out slices", names)
+
+
+def land_cover() -> str:
+    return beside_baselines("unet_land_cover", "U-Net", "held-out blocks", ["agreement", "f1/macro", "iou/mean"])
+
+
+def land_cover_classes() -> str:
+    """F1 of each class."""
+    names = [
+        name for name in read("unet_land_cover")["scores"] if name.startswith("dice/") and name != "dice/foreground"
+    ]
+    table = beside_baselines("unet_land_cover", "U-Net", "F1, held-out blocks", names)
+    return table.replace("dice/", "")
 
 
 def em() -> str:
@@ -66,11 +90,8 @@ def em() -> str:
 
 
 def source_text() -> str:
-    result = read("lstm_source_text")
     names = ["nats_per_character", "bits_per_character", "perplexity"]
-    rows = [[name] + [f"{scores[n]:.3f}" for n in names] for name, scores in result["baselines"].items()]
-    rows.append([f"**LSTM** ({result['minutes']:.1f} minutes)"] + [value(result["scores"][n]) for n in names])
-    return markdown(["held-out files", *names], rows)
+    return beside_baselines("lstm_source_text", "LSTM", "held-out files", names)
 
 
 # Result, score, digits, what ours is, and the numbers beside it with their source.
@@ -197,6 +218,8 @@ def overhead() -> str:
 
 TABLES = {
     "brain": brain,
+    "land_cover": land_cover,
+    "land_cover_classes": land_cover_classes,
     "em": em,
     "speed": lambda: bench_rows("bench_unet", ["flax", "torch"]),
     "layers": lambda: bench_rows("bench_unet_ops", ["flax"]),

@@ -237,3 +237,19 @@ def test_effective_number_of_cui():
 def test_wrong_class_weights_are_named(how, beta, message):
     with pytest.raises(InputError, match=message):
         balanced_weights(np.array([1, 2]), how, beta=beta)
+
+
+def test_a_cap_bounds_the_weights_and_keeps_their_mean():
+    counts = np.array([1, 0, 2_000, 9_000, 500_000])
+    for how in ("median_frequency", "effective_number"):
+        free, capped = (np.array(balanced_weights(counts, how, cap=cap)) for cap in (0, 5))
+        seen = counts > 0
+        assert free[seen].max() / free[seen].min() > 1000
+        assert capped[seen].max() / capped[seen].min() == pytest.approx(5) and capped[1] == 1
+        assert capped[seen].mean() == pytest.approx(1)
+        low = free[seen] < 5 * free[seen].min()  # those under the cap keep their ratios
+        np.testing.assert_allclose(*(w[seen][low] / w[seen][low][0] for w in (free, capped)))
+    with pytest.raises(InputError, match="balance_cap=0.5"):
+        balanced_weights(counts, cap=0.5)
+    mild = np.array([900, 1000, 1100])
+    assert balanced_weights(mild, cap=5) == balanced_weights(mild)

@@ -147,7 +147,7 @@ def check(name, classes, class_weights, label_smoothing, dice_background, option
 
 
 def balanced_weights(
-    pixel_counts: Int[np.ndarray, "*n k"], how: str = "median_frequency", *, beta: float = 0.9999
+    pixel_counts: Int[np.ndarray, "*n k"], how: str = "median_frequency", *, beta: float = 0.9999, cap: float = 0.0
 ) -> tuple[float, ...]:
     """Class weights from how many pixels each class has; a class that never occurs gets 1.
 
@@ -156,18 +156,25 @@ def balanced_weights(
                         all pixels of the images that have c, where they are given per image
     effective_number    (1 - beta) / (1 - beta^n_c), scaled to a mean of 1 (Cui et al. 2019, eq. 4), for n_c pixels of 1e6: of neighbours
                         that repeat each other few count, so beta is near 1 - 1 / (how many of a million are independent)
-    Raises InputError for an unknown name, a beta outside [0, 1), and where nothing was counted.
+    cap: no weight is more than so many times the smallest; 0 for no limit. Either rule gives a class of one pixel thousands.
+    Raises InputError for an unknown name, a beta outside [0, 1), a cap from which none is left, and where nothing was counted.
     """
     if how not in WEIGHTS:
         raise InputError(f"class weights {how!r}: {nearest(how, WEIGHTS)}")
     if not 0 <= beta < 1:
         raise InputError(f"beta={beta}: give a number from 0 to below 1")
+    if cap and cap < 1:
+        raise InputError(f"balance_cap={cap}: give a number from 1, or 0 for no limit")
     counts = np.atleast_2d(np.asarray(pixel_counts, np.float64))
     present = counts.sum(0) > 0
     if not present.any():
         raise InputError("class weights from the data: no pixel has a class; are all labels 255 (ignore)?")
+    found = WEIGHTS[how](counts[:, present], counts.sum(1, keepdims=True), beta)
+    if cap and found.max() > cap * found.min():
+        found = np.minimum(found, cap * found.min())
+        found = found / found.mean()
     weights = np.ones(counts.shape[1])
-    weights[present] = WEIGHTS[how](counts[:, present], counts.sum(1, keepdims=True), beta)
+    weights[present] = found
     return tuple(float(w) for w in weights)
 
 

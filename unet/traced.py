@@ -39,7 +39,8 @@ def traced(
     def loss_options() -> dict[str, Any]:
         if options["balance"] == "none":
             return options["loss"]
-        weights = balanced_weights(pixel_counts(), options["balance"], beta=options["balance_beta"])
+        how = {"beta": options["balance_beta"], "cap": options["balance_cap"]}
+        weights = balanced_weights(pixel_counts(), options["balance"], **how)
         return {**options["loss"], "class_weights": weights}
 
     def init(key, batch):
