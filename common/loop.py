@@ -44,7 +44,7 @@ class Host:
 
 def prepare_folder(workdir: Path, config: ConfigDict) -> None:
     """Makes the run folder, or checks that it is this config's. Raises InputError that shows the difference; also where
-    another process has another config than the first one."""
+    another process has another config than the first one, and where the folder cannot be written."""
     first = configs.from_json(processes.text_of_first(configs.to_json(config)))
     changes = configs.difference(first, config, free=("data.root", "data.threads", "data.cache_mb"))
     if changes:
@@ -53,17 +53,21 @@ def prepare_folder(workdir: Path, config: ConfigDict) -> None:
         )
     if not processes.is_first():
         return processes.barrier("the run folder")
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
-    if path.exists():
-        old = configs.from_json(path.read_text())
-        changes = configs.difference(old, config)
-        if changes:
-            raise InputError(
-                f"--workdir {workdir}: holds a run of another config ({'; '.join(changes)}); use another folder"
-            )
-        if old.loop.duration != config.loop.duration:
-            print(f"loop.duration: {old.loop.duration!r} before, {config.loop.duration!r} now", file=sys.stderr)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_text(path, configs.to_json(config))
+    except OSError as error:
+        raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}); choose another folder") from error
+    old = configs.from_json(path.read_text())
+    changes = configs.difference(old, config)
+    if changes:
+        raise InputError(
+            f"--workdir {workdir}: holds a run of another config ({'; '.join(changes)}); use another folder"
+        )
+    if old.loop.duration != config.loop.duration:
+        print(f"loop.duration: {old.loop.duration!r} before, {config.loop.duration!r} now", file=sys.stderr)
     write_text(path, configs.to_json(config))
     return processes.barrier("the run folder")
 

@@ -95,6 +95,41 @@ def test_gaussian_blending_is_the_weighted_mean_of_all_tiles(tmp_path, shape):
         assert len(blending.plan_parts(150, tiling(blend="gaussian", overlap=0))) > 1
 
 
+@pytest.mark.parametrize(
+    ("blend", "overlap"), [("cut", 0), ("cut", 5), ("gaussian", 0), ("gaussian", 5), ("gaussian", 11)]
+)
+def test_what_every_tile_says_the_map_says(tmp_path, blend, overlap):
+    """The weights of blended tiles sum to one, at any size: also where there is one tile, or one more than a part holds."""
+    percent = np.array([3, 22, 13, 31, 9, 11, 7, 4])
+    constant = jax.jit(lambda x: jnp.broadcast_to(jnp.asarray(percent / 100, jnp.float32), (*x.shape[:3], 8)))
+    settings = {**SAME, "blend": blend, "overlap": overlap, "probabilities": True, "confidence": True}
+    for number, shape in enumerate([(1, 1), (1, 70), (31, 33), (32, 32), (48, 47), (161, 20)]):
+        subject = scene(*shape, holes=False)
+        written = maps.predict_map(constant, subject, tmp_path / str(number), ZION8, **settings)
+        classes, confidence, probabilities = (pixels(path) for path in written)
+        assert classes.shape[1:] == shape
+        assert (classes == CODES[3]).all() and (confidence == 31).all()
+        assert (probabilities == percent[:, None, None]).all()
+
+
+@pytest.mark.parametrize("blend", ["cut", "gaussian"])
+@pytest.mark.parametrize("shape", [(100, 90), (33, 150)])
+def test_what_a_tile_says_at_its_edges_is_not_heard(tmp_path, blend, shape):
+    """A network that is wrong within 4 px of the edges of its input is wrong at the image's own edges alone."""
+    place = np.arange(32)
+    near = (place < 4) | (place >= 28)
+    wrong = jnp.asarray((near[:, None] | near).astype(np.float32))[..., None]
+    answer = jnp.concatenate([1 - wrong, wrong, jnp.zeros((32, 32, 6))], -1)
+    deaf = jax.jit(lambda x: jnp.broadcast_to(answer, (len(x), *answer.shape)))
+    overlap = 4 if blend == "cut" else 0
+    found = maps.predict_map(
+        deaf, scene(*shape, holes=False), tmp_path, ZION8, **{**SAME, "blend": blend, "overlap": overlap}
+    )
+    expected = np.full(shape, CODES[1])
+    expected[4:-4, 4:-4] = CODES[0]
+    np.testing.assert_array_equal(pixels(found[0])[0], expected)
+
+
 def tiling(**changes):
     settings = {**SAME, "batch_size": 1, "blend": "cut", "classes": 8, "confidence": False, "probabilities": False}
     return blending.Tiling(**{**settings, **changes})

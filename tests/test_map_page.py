@@ -1,6 +1,7 @@
 """The page of a map: agreement and areas by hand, the web map's tiles by the formulas of EPSG:3857, and what may be wrong."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from common.errors import InputError
 from experiments import map_page
 from tests.html_pages import parsed
 from unet.landcover import pages
-from unet.landcover.counts import count_agreement
+from unet.landcover.counts import count_agreement, count_change
 from unet.landcover.geo import rasterio
 from unet.landcover.legend import NLCD, ZION8
 
@@ -18,8 +19,8 @@ CODES = np.array([[1, 1, 4, 4], [4, 4, 4, 5], [5, 5, 5, 5], [0, 5, 5, 5]], np.ui
 LABELS = np.array([[1, 4, 4, 4], [4, 4, 5, 5], [5, 5, 5, 4], [5, 5, 0, 5]], np.uint8)
 
 
-def write(path, codes, *, crs="EPSG:32612", pixel=100.0, left=300_000.0, top=4_100_000.0):
-    place = {"crs": crs, "transform": rasterio().transform.from_origin(left, top, pixel, pixel), "nodata": 0}
+def write(path, codes, *, crs="EPSG:32612", pixel=100.0, left=300_000.0, top=4_100_000.0, nodata=0):
+    place = {"crs": crs, "transform": rasterio().transform.from_origin(left, top, pixel, pixel), "nodata": nodata}
     shape = {"height": codes.shape[0], "width": codes.shape[1], "count": 1, "dtype": codes.dtype}
     with rasterio().open(path, "w", driver="GTiff", **place, **shape) as file:
         file.write(codes, 1)
@@ -86,3 +87,118 @@ def test_labels_that_do_not_fit_are_named(tmp_path, change, message):
     with pytest.raises(InputError, match=message):
         map_page.main(given)
     assert not (tmp_path / "page").exists()
+
+
+# Change between two dates. Water 1, forest 4, shrubland 5; a pixel is a hectare.
+BEFORE = np.array([[1, 1, 4, 4], [4, 4, 5, 5], [5, 5, 5, 0]], np.uint8)
+AFTER = np.array([[1, 4, 4, 5], [4, 5, 5, 4], [5, 5, 0, 5]], np.uint8)
+SURE_BEFORE = np.array([[90, 90, 80, 90], [79, 90, 90, 90], [90, 90, 90, 255]], np.uint8)
+SURE_AFTER = np.array([[90, 80, 90, 90], [90, 10, 90, 79], [90, 255, 255, 90]], np.uint8)
+EVERYWHERE = [[1, 1, 0], [0, 2, 2], [0, 1, 3]]  # hectares from (row) to (column)
+
+
+def write_dates(folder, **before):
+    """Both maps with their confidences; `before`: where the earlier one lies."""
+    paths = []
+    for name, codes, sure, place in (("before", BEFORE, SURE_BEFORE, before), ("after", AFTER, SURE_AFTER, {})):
+        paths.append(write(folder / f"{name}.tif", codes, **place))
+        paths.append(write(folder / f"{name}_confidence.tif", sure, nodata=255, **place))
+    return paths
+
+
+def transitions(areas):
+    """Of the three classes that are there; the others have none."""
+    places = [0, 3, 4]
+    assert areas.sum() == pytest.approx(areas[np.ix_(places, places)].sum())
+    return areas[np.ix_(places, places)].tolist()
+
+
+@pytest.mark.parametrize(
+    ("least", "expected", "unsure"),
+    [
+        (0, [[1, 1, 0], [0, 2, 2], [0, 1, 2]], 1),  # one pixel has no confidence
+        (80, [[1, 1, 0], [0, 1, 1], [0, 0, 2]], 4),  # 80 is enough, 79 is not
+        (90, [[1, 0, 0], [0, 0, 1], [0, 0, 2]], 6),
+        (100, [[0, 0, 0], [0, 0, 0], [0, 0, 0]], 10),
+    ],
+)
+def test_change_counts_where_both_maps_are_sure(tmp_path, least, expected, unsure):
+    before, sure_before, after, sure_after = write_dates(tmp_path)
+    assert transitions(count_change(before, after, ZION8).areas) == EVERYWHERE
+    found = count_change(before, after, ZION8, confidences=[sure_before, sure_after], least=least)
+    assert transitions(found.areas) == expected
+    assert found.hectares[-2, -2] == pytest.approx(unsure)
+    assert found.hectares.sum() == pytest.approx(12)  # 2 ha of it without data in one of them
+    assert found.hectares[-1].sum() + found.hectares[:-1, -1].sum() == pytest.approx(2)
+
+
+def test_change_of_maps_that_overlap_in_part(tmp_path):
+    """The earlier map begins one row and two columns later: its first pixels lie on the last ones of the later map."""
+    before, sure_before, after, sure_after = write_dates(tmp_path, left=300_200.0, top=4_099_900.0)
+    found = count_change(before, after, ZION8)
+    assert transitions(found.areas) == [[0, 1, 1], [0, 0, 1], [0, 0, 0]]  # 1 1 / 4 4 became 5 4 / none 5
+    assert found.hectares[3, -1] == pytest.approx(1)
+    assert found.hectares[-1, [0, 3, 4]].tolist() == pytest.approx([1, 3, 4])
+    assert found.hectares.sum() == pytest.approx(12)
+    found = count_change(before, after, ZION8, confidences=[sure_before, sure_after], least=80)
+    assert transitions(found.areas) == [[0, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert found.hectares[-2, -2] == pytest.approx(1)  # 79 in the later map
+    assert found.hectares[-2, -1] == pytest.approx(1)  # 79 in the earlier one, where the later one has no class
+
+
+def test_change_of_maps_with_other_pixels(tmp_path):
+    """The earlier map has pixels of four hectares: each is compared with the four that lie on it."""
+    codes = np.array([[1, 4], [5, 5]], np.uint8)
+    before = write(tmp_path / "before.tif", codes, pixel=200.0)
+    found = count_change(before, write(tmp_path / "after.tif", AFTER), ZION8)
+    large = np.kron(codes, np.ones((2, 2), np.uint8))[:3]
+    pairs = lambda a, b: float(((large == a) & (b == AFTER)).sum())
+    assert transitions(found.areas) == [[pairs(a, b) for b in (1, 4, 5)] for a in (1, 4, 5)]
+    assert found.hectares.sum() == pytest.approx(12)
+
+
+def table_rows(text):
+    """The texts of the cells of all tables, a list for each row."""
+    rows = re.findall(r"<tr.*?</tr>", text, re.DOTALL)
+    return [[re.sub(r"<.*?>", "", c) for c in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
+
+
+def change_page(folder, *more):
+    """The page's section on change."""
+    given = ["--map", str(folder / "after.tif"), "--before", str(folder / "before.tif"), "--legend", "zion8"]
+    assert map_page.main([*given, *more, "--output", str(folder / "page")]) == 0
+    text = (folder / "page" / "index.html").read_text()
+    parsed(text)
+    return text[text.index("From before.tif to after.tif.") :]
+
+
+@pytest.mark.parametrize(("flags", "least"), [((), 80), (("--confidence", "90"), 90)])
+def test_the_page_says_what_changed_where_both_are_confident(tmp_path, flags, least):
+    write_dates(tmp_path)
+    text = change_page(tmp_path, *flags)
+    left_out, compared, changed, share = (4, 6, 2, "33.33") if least == 80 else (6, 4, 1, "25.00")
+    assert f"where both maps are at least {least} % confident: {left_out}.00 ha are left out" in text
+    for name, value in (("compared", f"{compared}.00"), ("changed", f"{changed}.00"), ("changed", f"{share} %")):
+        assert f"<span>{name}</span><b>{value}</b>" in text
+    rows, dot = table_rows(text), "\N{MIDDLE DOT}"
+    if least == 80:
+        assert ["Forest", "2.00", "1.00", "1.00", "2.00", "0.00"] in rows  # before, lost, gained, after, net
+        assert ["Water", "2.00", "1.00", "0.00", "1.00", "\N{MINUS SIGN}1.00"] in rows
+        assert ["Shrubland", "2.00", "0.00", "1.00", "3.00", "+1.00"] in rows
+        assert ["Water \N{RIGHTWARDS ARROW} Forest", "1.00", "50.0"] in rows
+        assert rows[-3:] == [
+            ["Water", "1.00", "1.00", dot],
+            ["Forest", dot, "1.00", "1.00"],
+            ["Shrubland", dot, dot, "2.00"],
+        ]
+    else:
+        assert rows[-3:] == [["Water", "1.00", dot, dot], ["Forest", dot, dot, "1.00"], ["Shrubland", dot, dot, "2.00"]]
+
+
+def test_the_page_says_that_all_pixels_count_where_a_confidence_is_missing(tmp_path):
+    write_dates(tmp_path)
+    (tmp_path / "before_confidence.tif").unlink()
+    text = change_page(tmp_path)
+    assert "All pixels count: before_confidence.tif is not there" in text
+    assert table_rows(text)[-1] == ["Shrubland", "\N{MIDDLE DOT}", "1.00", "3.00"]
+    assert "<span>compared</span><b>10.0</b>" in text and "<span>changed</span><b>40.00 %</b>" in text

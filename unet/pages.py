@@ -77,8 +77,8 @@ def swatch(colour: Sequence[int]) -> str:
     return f'<i class="swatch" style="background:rgb({int(colour[0])} {int(colour[1])} {int(colour[2])})"></i>'
 
 
-def reliability_section(calibration: Calibration, name: str = "accuracy") -> tuple[str, str]:
-    """How often what is predicted is right, `name`, where it is how sure."""
+def reliability_section(calibration: Any, name: str = "accuracy") -> tuple[str, str]:
+    """How often what is predicted is right, `name`, where it is how sure. `calibration`: count, sure and right, as in Calibration."""
     bins = np.stack([np.asarray(x, np.float64) for x in (calibration.count, calibration.sure, calibration.right)])
     count, sure, right = bins[:, bins[0] > 0]
     if not len(count):

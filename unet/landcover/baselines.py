@@ -2,7 +2,7 @@
 
 All are fitted to pixels of the same training blocks as the network and scored on the same held-out blocks; what their settings are
 is chosen by macro F1 on the validation part, as the network's checkpoint is. Each kind of tree stands there plain, which favours
-overall agreement, and with balanced classes, which favours the rare ones.
+overall agreement, and with balanced classes (up to a limit), which favours the rare ones.
 """
 
 import itertools
@@ -19,11 +19,11 @@ from unet import scores as scoring
 from unet.images import IGNORE
 from unet.landcover.blocks import PARTS
 from unet.landcover.sources import Crops, all_windows, part_labels, spread_windows
+from unet.losses import balanced_weights
 
 SQUARES = (5, 15, 45)  # px a side, about a pixel
-PIXELS = (
-    200_000  # of the training part that trees are fitted to, and of the validation part that settings are chosen on
-)
+PIXELS = 400_000  # at most, of training, that trees are fitted to, and of validation, that settings are chosen on
+CAP = 10.0
 FORESTS = {f"leaves of {n}": {"n_estimators": 100, "min_samples_leaf": n} for n in (1, 5, 20)}
 BOOSTINGS = {
     f"{n} rounds, {k} leaves": {"max_iter": n, "max_leaf_nodes": k} for n, k in ((50, 31), (150, 31), (150, 8))
@@ -120,18 +120,25 @@ def commonest(train: Pixels) -> Callable:
     return lambda x: np.full(len(x), found)
 
 
+def weights_of(train: Pixels, balanced: bool) -> dict[int, float] | None:
+    """scikit-learn's 'balanced', which goes with one over the pixels of a class, up to CAP times the lightest."""
+    if not balanced:
+        return None
+    counts = np.bincount(train.classes)
+    weights = balanced_weights(counts, "median_frequency", cap=CAP)
+    return {int(i): weights[i] for i in np.flatnonzero(counts)}
+
+
 def forest(train: Pixels, *, balanced: bool, seed: int, **setting: Any) -> Callable:
-    model = RandomForestClassifier(
-        class_weight="balanced" if balanced else None, n_jobs=-1, random_state=seed, **setting
-    )
+    weights = weights_of(train, balanced)
+    model = RandomForestClassifier(class_weight=weights, n_jobs=-1, random_state=seed, **setting)
     return model.fit(*train).predict
 
 
 def boosting(train: Pixels, *, balanced: bool, seed: int, **setting: Any) -> Callable:
     # Early stopping would hold out pixels beside those that are trained on; rounds are chosen on the validation part instead.
-    model = HistGradientBoostingClassifier(
-        class_weight="balanced" if balanced else None, early_stopping=False, random_state=seed, **setting
-    )
+    weights = weights_of(train, balanced)
+    model = HistGradientBoostingClassifier(class_weight=weights, early_stopping=False, random_state=seed, **setting)
     return model.fit(*train).predict
 
 

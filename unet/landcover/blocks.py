@@ -46,6 +46,12 @@ class Blocks:
         order = np.random.default_rng(seed).permutation(len(everything))
         test = round(fractions.get("test", 0) * len(everything))
         validation = round(fractions.get("validation", 0) * len(everything))
+        for name, count in (("test", test), ("validation", validation)):
+            if fractions.get(name, 0) > 0 and count == 0:
+                raise InputError(
+                    f"config.data.fractions: {name}={fractions[name]} of {len(everything)} blocks is none; "
+                    f"use smaller blocks than config.data.block={block}, or a larger share"
+                )
         # Of each CRS, the first place of a table and the part of each block: a border of one block for training around them all.
         self.tables: dict[str, tuple[np.ndarray, UInt8[np.ndarray, "r c"]]] = {}
         for crs, places in seen.items():

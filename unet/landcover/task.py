@@ -110,10 +110,15 @@ def make_task(
         A map that was begun goes on with the same `model` (what it is called) and the same files alone.
         """
         how = {"probabilities": probabilities, "confidence": confidence, "shard": shard, "sieve": sieve}
-        written = []
-        for path in paths:
+        scenes = {}
+        for path in paths:  # all of them before the first one's map, which may take hours
             scene = open_scene(path, **{**read["files"], "labels": ""})
             check_bands(scene, net.bands)
+            if scene.name in scenes:
+                raise InputError(f"--input {path}: would become {scene.name}.tif, as another one does; rename it")
+            scenes[scene.name] = scene
+        written = []
+        for scene in scenes.values():
             made_of = {"model": model, "files": scene.pixels.facts()}
             written += maps.predict_map(
                 apply, scene, Path(output), legend, blend=mine["blend"], made_of=made_of, **tiles, **how

@@ -18,9 +18,17 @@ const map = L.map("map", { attributionControl: false, minZoom: facts.zooms[0], m
 L.control.scale().addTo(map);
 const bounds = L.latLngBounds(facts.bounds);
 const nothing = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
+// A tile that holds nothing is not on the disk: to ask for it would be an error in the console.
+const Tiles = L.TileLayer.extend({
+  getTileUrl(place) {
+    const url = L.TileLayer.prototype.getTileUrl.call(this, place);
+    return this.options.there.has(url) ? url : nothing;
+  },
+});
 function tiles(name, pane) {
+  const address = (tile) => `tiles/${name}/${tile}.png`;
   const options = { pane, bounds, minNativeZoom: facts.zooms[0], maxNativeZoom: facts.zooms[1], maxZoom: facts.zooms[1] + 4 };
-  return L.tileLayer(`tiles/${name}/{z}/{x}/{y}.png`, { ...options, noWrap: true, errorTileUrl: nothing });
+  return new Tiles(address("{z}/{x}/{y}"), { ...options, noWrap: true, there: new Set(facts.tiles[name].map(address)) });
 }
 const panes = {};
 for (const [place, name] of ["below", "left", "right"].entries()) {

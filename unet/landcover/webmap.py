@@ -160,9 +160,9 @@ def choose_zooms(grid: Grid, layers: int, max_tiles: int = MAX_TILES) -> tuple[l
     return zooms, False
 
 
-def write_tiles(layer: Layer, zooms: Sequence[Zoom], folder: Path) -> int:
-    """Writes FOLDER/z/x/y.png for each tile that is not empty, and returns their number."""
-    count, side = 0, TILE * TOGETHER
+def write_tiles(layer: Layer, zooms: Sequence[Zoom], folder: Path) -> list[str]:
+    """Writes FOLDER/z/x/y.png for each tile that is not empty, and returns the 'z/x/y' of them."""
+    written, side = [], TILE * TOGETHER
     for zoom in zooms:
         with layer.open(zoom.grid) as read:
             for row, col, height, width in zoom.grid.windows(side):
@@ -172,11 +172,12 @@ def write_tiles(layer: Layer, zooms: Sequence[Zoom], folder: Path) -> int:
                         tile = np.ascontiguousarray(block[y : y + TILE, x : x + TILE])
                         if (tile[..., 3] == 0).all() if tile.ndim == 3 else (tile == NODATA).all():
                             continue
-                        column = folder / str(zoom.z) / str(zoom.x0 + (col + x) // TILE)
-                        column.mkdir(parents=True, exist_ok=True)
-                        (column / f"{zoom.y0 + (row + y) // TILE}.png").write_bytes(png(tile, layer.colours))
-                        count += 1
-    return count
+                        name = f"{zoom.z}/{zoom.x0 + (col + x) // TILE}/{zoom.y0 + (row + y) // TILE}"
+                        path = folder / f"{name}.png"
+                        path.parent.mkdir(parents=True, exist_ok=True)
+                        path.write_bytes(png(tile, layer.colours))
+                        written.append(name)
+    return written
 
 
 def png(tile: UInt8[np.ndarray, "h w *C"], colours: Sequence[Sequence[int]]) -> bytes:
@@ -220,7 +221,7 @@ def write_map(
     Returns the page, the number of tiles, and whether `max_tiles` kept them coarser than the rasters.
     """
     zooms, stopped = choose_zooms(grid, len(layers), max_tiles)
-    count = sum(write_tiles(layer, zooms, folder / "tiles" / layer.name) for layer in layers)
+    tiles = {layer.name: write_tiles(layer, zooms, folder / "tiles" / layer.name) for layer in layers}
     west, south, east, north = degrees(grid)
     deep = zooms[-1]
     shown = range(len(legend.classes)) if notes is None else sorted(notes)
@@ -228,7 +229,8 @@ def write_map(
         "title": title,
         "bounds": [[max(south, -LATITUDE), west], [min(north, LATITUDE), east]],
         "zooms": [zooms[0].z, deep.z],
-        "image": any(layer.name == "image" for layer in layers),
+        "tiles": tiles,
+        "image": "image" in tiles,
         "layers": [
             {"name": layer.name, "title": layer.title, "lookup": lookup(layer, deep)}
             for layer in layers
@@ -241,7 +243,7 @@ def write_map(
     }
     path = folder / "map.html"
     write_text(path, page(facts))
-    return path, count, stopped
+    return path, sum(map(len, tiles.values())), stopped
 
 
 def page(facts: Mapping[str, Any]) -> str:
