@@ -32,6 +32,7 @@ from unet.tiling import plan
 
 BANDS, WIDTH, DEPTH = 6, 16, 3
 CLASSES = len(NLCD_CONUS.classes)
+SMALLEST = 92  # px that a 'valid' network of that depth takes
 SHARES = 4  # of the map; the bare forward pass is timed before, between and after them
 SIZES = {
     "size": 20_000,
@@ -55,10 +56,10 @@ def measure(peers: Sequence[str], rounds: int, **sizes: int) -> list[dict[str, A
     return rows
 
 
-def network(padding: str, tile: int) -> Callable:
+def network(padding: str) -> Callable:
     """Probabilities of images, jitted as those of a run are; random weights."""
     net = UNet(classes=CLASSES, bands=BANDS, width=WIDTH, depth=DEPTH, padding=padding)
-    variables = net.init(jax.random.key(0), jnp.zeros((1, tile, tile, BANDS)))
+    variables = net.init(jax.random.key(0), jnp.zeros((1, SMALLEST, SMALLEST, BANDS)))
     jitted = jax.jit(lambda variables, images: jax.nn.softmax(net.apply(variables, images)))
     return lambda images: jitted(variables, images)
 
@@ -69,7 +70,7 @@ def tiles_of(tile: int, padding: str, overlap: int = 0) -> dict[str, int]:
 
 def whole_run(folder: Path, rounds: int, size: int, tile: int) -> dict[str, Any]:
     """Seconds of the map from reading to the finished COG, beside as many bare forward passes."""
-    apply = network("valid", tile)
+    apply = network("valid")
     settings = tiles_of(tile, "valid")
     scene = open_scene(folder / "scene.tif")
     inputs = scene.read(0, 0, tile, tile)[0][None]
@@ -115,7 +116,7 @@ def peak_mb() -> float:
 
 def cut_out(folder: Path, size: int, tile: int, side: int) -> dict[str, Any]:
     """The map's own tiles beside the whole image, on a cut-out in the middle of the scene."""
-    apply = network("valid", tile)
+    apply = network("valid")
     out, align = output_size(tile, DEPTH, "valid"), 2**DEPTH
     margin, scene = (tile - out) // 2, open_scene(folder / "scene.tif")
     start, side = max(size - side, 0) // 2 // align * align, min(side, size)
@@ -147,12 +148,15 @@ def meeting(span: Any, start: int, side: int, margin: int) -> tuple[slice, slice
 
 
 def seams(folder: Path, size: int, tile: int) -> list[dict[str, Any]]:
-    """How much more probabilities differ between neighbours at the joins of tiles than elsewhere: 1 is no seam.
+    """What tiles add to the differences between neighbours at their joins, beside the whole image predicted at once.
 
-    A 'same' network: tiles side by side, with and without overlap, and blended.
+    A 'same' network: tiles side by side, with and without overlap, and blended. Score 0: no seam; 1: what tiles add at a join is
+    as large as what differs there anyway.
     """
-    apply = network("same", tile)
+    apply = network("same")
     scene, rows = open_scene(folder / "seams.tif"), []
+    whole = np.asarray(apply(scene.read(0, 0, size, size)[0][None]))[0]
+    whole = np.rint(100 * np.moveaxis(whole, -1, 0))  # percent, as a map has it
     for name, blend, overlap in (
         ("side by side", "cut", 0),
         ("cut", "cut", tile // 8),
@@ -168,21 +172,23 @@ def seams(folder: Path, size: int, tile: int) -> list[dict[str, Any]]:
         joins = {span.keep_start for span in spans[1:]}
         if blend == "gaussian":
             joins = {place for span in spans for place in (span.start_in, span.start_in + tile) if 0 < place < size}
-        at_joins, elsewhere = steps(percent, sorted(joins))
-        facts = {"percent_at_joins": at_joins, "percent_elsewhere": elsewhere, "seam_score": at_joins / elsewhere}
+        facts = steps(percent, whole, sorted(joins))
         rows.append({"case": f"seams, same, tile {tile}: {name}, overlap {overlap}", **facts})
     return rows
 
 
-def steps(percent: np.ndarray, joins: Sequence[int]) -> tuple[float, float]:
-    """Mean |difference| between neighbours, in percent: across the joins, and elsewhere."""
-    across, others = [], []
+def steps(percent: np.ndarray, whole: np.ndarray, joins: Sequence[int]) -> dict[str, float]:
+    """Of differences between neighbours, in percent: their size in the whole image at the joins, and what tiles add to them."""
+    sizes, added, elsewhere = [], [], []
     for axis in (1, 2):
-        change = np.abs(np.diff(percent, axis=axis)).mean((0, 3 - axis))
+        there = np.diff(whole, axis=axis)
+        more = np.abs(np.diff(percent, axis=axis) - there).mean((0, 3 - axis))
         here = np.isin(np.arange(1, percent.shape[axis]), joins)
-        across += list(change[here])
-        others += list(change[~here])
-    return float(np.mean(across)), float(np.mean(others))
+        sizes += list(np.abs(there).mean((0, 3 - axis))[here])
+        added += list(more[here])
+        elsewhere += list(more[~here])
+    size, joined, other = (float(np.mean(x)) for x in (sizes, added, elsewhere))
+    return {"step_at_joins": size, "added_at_joins": joined, "added_elsewhere": other, "seam_score": joined / size}
 
 
 def main(argv: list[str]) -> int:

@@ -94,6 +94,30 @@ def source_text() -> str:
     return beside_baselines("lstm_source_text", "LSTM", "held-out files", names)
 
 
+def scene() -> str:
+    """The map of a large scene: time beside the bare forward pass, memory, difference to the whole image."""
+    run, cut_out, *_ = read("bench_land_cover")["rows"]
+    cells = {
+        "forward pass alone": f"{run['forward_seconds']:.0f} s",
+        "the whole run": f"{run['map_seconds']:.0f} s",
+        "speed of the forward pass": f"{run['speed_ratio']:.2f}",
+        "pixels computed that are kept": f"{100 * run['share_used']:.0f} %",
+        "Mpx/s": f"{run['megapixels_per_second']:.2f}",
+        "peak memory": f"{run['peak_mb'] * 2**20 / 1e9:.2f} GB",
+        "largest difference to the whole image": f"{cut_out['largest_difference']:.1g}",
+    }
+    return markdown(["scene, network, tiles", *cells], [[run["case"], *cells.values()]])
+
+
+def seams() -> str:
+    """What the joins of tiles add to the differences between neighbours."""
+    rows = []
+    for row in read("bench_land_cover")["rows"][2:]:
+        cells = [f"{row[name]:.3f}" for name in ("step_at_joins", "added_at_joins", "added_elsewhere")]
+        rows.append([row["case"].removeprefix("seams, "), *cells, f"{row['seam_score']:.4f}"])
+    return markdown(["tiles", "differ anyway, %", "added at joins, %", "elsewhere, %", "seam score"], rows)
+
+
 # Result, score, digits, what ours is, and the numbers beside it with their source.
 SEQUENCES = [
     (
@@ -220,6 +244,8 @@ TABLES = {
     "brain": brain,
     "land_cover": land_cover,
     "land_cover_classes": land_cover_classes,
+    "scene": scene,
+    "seams": seams,
     "em": em,
     "speed": lambda: bench_rows("bench_unet", ["flax", "torch"]),
     "layers": lambda: bench_rows("bench_unet_ops", ["flax"]),

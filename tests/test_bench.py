@@ -3,10 +3,11 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from common.errors import InputError
-from experiments import bench, bench_lstm, bench_ops, bench_unet, workers
+from experiments import bench, bench_land_cover, bench_lstm, bench_ops, bench_unet, workers
 
 
 def test_take_turns_interleaves_and_leaves_the_warm_up_out():
@@ -67,3 +68,24 @@ def test_lstm_candidates_take_turns_and_are_of_one_size(monkeypatch):
     assert [row["candidate"] for row in rows] == ["ours", "flax", "flax_optimized"] * 2
     assert {row["case"] for row in rows} == {"2,5,3,4 forward", "2,5,3,4 forward + backward"}
     assert all(row["parameters"] == 4 * 4 * (3 + 4 + 1) for row in rows)
+
+
+def test_a_seam_is_what_tiles_add():
+    whole = np.random.default_rng(0).integers(0, 100, (2, 12, 12)).astype(np.float32)
+    found = bench_land_cover.steps(whole, whole, [6])
+    assert found["seam_score"] == found["added_elsewhere"] == 0
+    tiled = whole.copy()
+    tiled[:, 6:] += 10  # the lower tiles are off by 10: a step of 10 at the join of rows, none at that of columns
+    found = bench_land_cover.steps(tiled, whole, [6])
+    assert found["added_at_joins"] == pytest.approx(5) and found["added_elsewhere"] == 0
+    there = [np.abs(whole[:, 6] - whole[:, 5]).mean(), np.abs(whole[:, :, 6] - whole[:, :, 5]).mean()]
+    assert found["seam_score"] == pytest.approx(5 / np.mean(there))
+
+
+@pytest.mark.slow
+def test_land_cover_runs_small():
+    sizes = {"size": 260, "tile": 132, "cutout": 80, "seam_size": 96, "seam_tile": 32}
+    run, cut_out, *seams = bench_land_cover.measure([], 1, **sizes)
+    assert run["tiles"] == 49 and 0 < run["speed_ratio"] and run["peak_mb"] > 0
+    assert cut_out["largest_difference"] <= 1e-5 and cut_out["share_same_class"] > 0.999
+    assert seams[0]["seam_score"] > 10 * seams[-1]["seam_score"]

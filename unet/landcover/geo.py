@@ -14,7 +14,7 @@ from typing import Any
 
 from common.errors import InputError
 
-CACHE_MB = "256"  # GDAL takes 5 % of the machine else: two gigabytes where there are forty
+CACHE_MB = "128"  # GDAL takes 5 % of the machine else: two gigabytes where there are forty
 OPEN_FILES = 32  # of a thread
 
 

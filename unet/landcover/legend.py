@@ -95,7 +95,7 @@ class Legend(NamedTuple):
         known = ", ".join(map(str, self.codes))
         return InputError(
             f"{where or 'labels'}: code {found[most]:g} ({counts[most]:,} px){rest} is not in legend {self.name!r} ({known}); "
-            f"add it to a CSV legend, or to config.data.ignore"
+            f"add it to a CSV legend, or to the codes to ignore (config.data.ignore, --ignore)"
         )
 
     def to_code(self, index: UInt8[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:

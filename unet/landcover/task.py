@@ -113,7 +113,7 @@ def make_task(
         scenes = {}
         for path in paths:  # all of them before the first one's map, which may take hours
             scene = open_scene(path, **{**read["files"], "labels": ""})
-            check_bands(scene, net.bands)
+            check_bands(scene, net.bands, f"--input {path}: give those that the run was trained on")
             if scene.name in scenes:
                 raise InputError(f"--input {path}: would become {scene.name}.tif, as another one does; rename it")
             scenes[scene.name] = scene
@@ -176,17 +176,17 @@ def training_crops(read: Mapping[str, Any], legend: Legend, bands: int) -> Crops
     """The scenes, their split, and what is drawn from them."""
     scenes = open_scenes(read, legend)
     for scene in scenes:
-        check_bands(scene, bands)
+        check_bands(scene, bands, "set config.model.bands")
         if not scene.labelled:
             raise InputError(f"{scene.name}: has no labels; set config.data.labels to their file")
     blocks = Blocks(scenes, **read["split"])
     return Crops(scenes, blocks, size=read["crop"], rare=read["rare_crops"], classes=len(legend.classes))
 
 
-def check_bands(scene: Scene, bands: int) -> None:
+def check_bands(scene: Scene, bands: int, cure: str) -> None:
     if scene.bands != bands:
         names = ", ".join(scene.band_names)
-        raise InputError(f"{scene.name}: {scene.bands} bands ({names}), expected {bands}; set config.model.bands")
+        raise InputError(f"{scene.name}: {scene.bands} bands ({names}), expected {bands}; {cure}")
 
 
 def findings(crops) -> list[str]:
