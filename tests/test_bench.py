@@ -86,6 +86,6 @@ def test_a_seam_is_what_tiles_add():
 def test_land_cover_runs_small():
     sizes = {"size": 260, "tile": 132, "cutout": 80, "seam_size": 96, "seam_tile": 32}
     run, cut_out, *seams = bench_land_cover.measure([], 1, **sizes)
-    assert run["tiles"] == 49 and 0 < run["speed_ratio"] and run["peak_mb"] > 0
+    assert run["tiles"] == 49 and run["speed_ratio"] > 0 and run["peak_mb"] > 0
     assert cut_out["largest_difference"] <= 1e-5 and cut_out["share_same_class"] > 0.999
-    assert seams[0]["seam_score"] > 10 * seams[-1]["seam_score"]
+    assert seams[0]["seam_score"] > 2 * seams[-1]["seam_score"]
