@@ -42,6 +42,17 @@ class Host:
     window: dict[str, list] = dataclasses.field(default_factory=dict)
 
 
+def same_run(workdir: Path, old: ConfigDict, config: ConfigDict) -> None:
+    """Raises InputError that shows the difference where the folder holds a run of another config."""
+    changes = configs.difference(old, config)
+    if changes:
+        raise InputError(
+            f"--workdir {workdir}: holds a run of another config ({'; '.join(changes)}); use another folder"
+        )
+    if old.loop.duration != config.loop.duration:
+        print(f"loop.duration: {old.loop.duration!r} before, {config.loop.duration!r} now", file=sys.stderr)
+
+
 def prepare_folder(workdir: Path, config: ConfigDict) -> None:
     """Makes the run folder, or checks that it is this config's. Raises InputError that shows the difference; also where
     another process has another config than the first one, and where the folder cannot be written."""
@@ -56,19 +67,11 @@ def prepare_folder(workdir: Path, config: ConfigDict) -> None:
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write_text(path, configs.to_json(config))
+        if path.exists():
+            same_run(workdir, configs.from_json(path.read_text()), config)
+        write_text(path, configs.to_json(config))
     except OSError as error:
         raise InputError(f"--workdir {workdir}: cannot be written ({error.strerror}); choose another folder") from error
-    old = configs.from_json(path.read_text())
-    changes = configs.difference(old, config)
-    if changes:
-        raise InputError(
-            f"--workdir {workdir}: holds a run of another config ({'; '.join(changes)}); use another folder"
-        )
-    if old.loop.duration != config.loop.duration:
-        print(f"loop.duration: {old.loop.duration!r} before, {config.loop.duration!r} now", file=sys.stderr)
-    write_text(path, configs.to_json(config))
     return processes.barrier("the run folder")
 
 

@@ -35,13 +35,17 @@ class Confusions(NamedTuple):
     matrix: Int[Array, "rows classes classes"]
 
     def merge(self, other: "Confusions") -> "Confusions":
-        image = np.concatenate([np.asarray(self.image), np.asarray(other.image)])
-        matrix = np.concatenate([np.asarray(self.matrix, np.int64), np.asarray(other.matrix, np.int64)])
-        known = image >= 0
-        image, place = np.unique(image[known], return_inverse=True)
-        merged = np.zeros((len(image), *matrix.shape[1:]), np.int64)
-        np.add.at(merged, place, matrix[known])
-        return Confusions(image, merged)
+        return Confusions(
+            *(np.concatenate([np.asarray(a), np.asarray(b)]) for a, b in zip(self, other, strict=True))
+        ).whole()
+
+    def whole(self) -> "Confusions":
+        """Without padding, a row for each image."""
+        known = np.asarray(self.image) >= 0
+        image, place = np.unique(np.asarray(self.image)[known], return_inverse=True)
+        matrix = np.zeros((len(image), *np.shape(self.matrix)[1:]), np.int64)
+        np.add.at(matrix, place, np.asarray(self.matrix, np.int64)[known])
+        return Confusions(image, matrix)
 
 
 class Calibration(NamedTuple):
@@ -66,5 +70,5 @@ class Calibration(NamedTuple):
 def merge(metrics, other):
     """Two dicts of metrics with the same names, added; None stands for nothing yet."""
     if metrics is None:
-        return other
+        return {name: m.whole() if isinstance(m, Confusions) else m for name, m in other.items()}
     return {name: metrics[name].merge(other[name]) for name in other}

@@ -13,7 +13,7 @@ from common.files import write_text
 from common.log import read_lines
 
 STYLE = Path(__file__).with_name("report.css")
-HEADLINES = ("dice/foreground", "iou/mean", "accuracy", "f1/macro", "perplexity", "nats_per_token")
+HEADLINES = ("dice/foreground", "iou/mean", "accuracy", "agreement", "f1/macro", "perplexity", "nats_per_token")
 RATES = ("learning_rate", "grad_norm", "examples_per_second")
 
 

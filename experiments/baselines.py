@@ -39,6 +39,13 @@ def main(argv: list[str]) -> int:
         raise InputError(
             f"--record {flags.record}: {path} is missing; experiments.train --record {flags.record} writes it"
         )
+    if flags.record:
+        recorded = configs.from_json(json.dumps(json.loads(path.read_text())["config"]))
+        changes = configs.difference(recorded, config, free=("seed", "data.root", "data.threads", "data.cache_mb"))
+        if changes:
+            raise InputError(f"--record {flags.record}: {path} is of another config ({'; '.join(changes)})")
+        if split != config.loop.score_split:
+            raise InputError(f"--record {flags.record}: has scores of {config.loop.score_split!r}, not of {split!r}")
     if config.task.name not in METHODS:
         raise InputError(f"config.task.name={config.task.name!r}: baselines are for {', '.join(METHODS)}")
     network, method = METHODS[config.task.name]

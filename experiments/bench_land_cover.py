@@ -110,8 +110,8 @@ def peak_mb() -> float:
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return int(line.split()[1]) * 1024 / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def cut_out(folder: Path, size: int, tile: int, side: int) -> dict[str, Any]:
@@ -136,6 +136,7 @@ def cut_out(folder: Path, size: int, tile: int, side: int) -> dict[str, Any]:
     return {
         "case": f"cut-out {side} x {side} of the same map, of {len(spans) ** 2} tiles",
         "largest_difference": float(np.abs(tiled - whole).max()),
+        "classes_there": len(np.unique(codes)),
         "share_same_class": float((codes == np.array(NLCD_CONUS.codes)[whole.argmax(-1)]).mean()),
     }
 

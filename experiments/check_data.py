@@ -15,7 +15,7 @@ def main(argv: list[str]) -> int:
     for line in findings:
         print(line)
     if findings:
-        raise InputError(f"{len(findings)} findings in the data")
+        raise InputError(f"{len(findings)} finding{'s' * (len(findings) > 1)} in the data")
     print("nothing wrong found")
     return 0
 

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def prepare_process() -> None:
         raise RuntimeError("experiments.launch must be imported before jax")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     keep_freed_memory()
+    # Programs that ask for oneDNN cannot be cached (docs/decisions.md): no news to who runs them, and it reads like a lack of memory.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry.*std::bad_alloc", UserWarning)
     cache = os.environ.get("COMPILE_CACHE", str(Path.home() / ".cache" / "unet-lstm"))
     if cache != "off":
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)

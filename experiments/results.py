@@ -53,7 +53,11 @@ def value(score: dict, digits: int = 3) -> str:
 def beside_baselines(name: str, network: str, head: str, scores: list[str]) -> str:
     """A row for each baseline of a result, then the network's."""
     result = read(name)
-    rows = [[other] + [f"{found[s]:.3f}" for s in scores] for other, found in result["baselines"].items()]
+    if "baselines" not in result:
+        raise InputError(f"{RESULTS / name}.json: no baselines; run experiments.baselines --record {name}")
+    # A class that is in neither labels nor predictions has no F1.
+    cell = lambda found, score: f"{found[score]:.3f}" if score in found else ""
+    rows = [[other] + [cell(found, s) for s in scores] for other, found in result["baselines"].items()]
     seeds = len(result["seeds"])
     budget = (
         f"{seeds} seeds, {result['minutes'] / seeds:.0f} minutes each"
@@ -100,10 +104,10 @@ def scene() -> str:
     cells = {
         "forward pass alone": f"{run['forward_seconds']:.0f} s",
         "the whole run": f"{run['map_seconds']:.0f} s",
-        "speed of the forward pass": f"{run['speed_ratio']:.2f}",
+        "of that, forward pass": f"{100 * run['speed_ratio']:.0f} %",
         "pixels computed that are kept": f"{100 * run['share_used']:.0f} %",
         "Mpx/s": f"{run['megapixels_per_second']:.2f}",
-        "peak memory": f"{run['peak_mb'] * 2**20 / 1e9:.2f} GB",
+        "peak memory": f"{run['peak_mb'] / 1000:.2f} GB",
         "largest difference to the whole image": f"{cut_out['largest_difference']:.1g}",
     }
     return markdown(["scene, network, tiles", *cells], [[run["case"], *cells.values()]])

@@ -1,5 +1,6 @@
 """The split of scenes: blocks, the guard about what is held out, crops that never touch it, tiles that count every pixel once."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -109,3 +110,28 @@ def test_wrong_splits_are_named(options, message):
 def test_another_seed_is_another_split():
     splits = [blocks_of(scene(), seed=seed).parts(0, 0, 0, 90, 70) for seed in range(3)]
     assert all((a != b).any() for a, b in itertools.combinations(splits, 2))
+
+
+def test_one_crs_in_two_spellings_is_one_lattice():
+    first, second = scene(), scene(name="second")
+    crs = rasterio().crs.CRS
+    other = dataclasses.replace(second, crs=crs.from_wkt(crs.from_epsg(32612).to_wkt(version="WKT2_2019")))
+    blocks = blocks_of(first, other, guard=2)
+    np.testing.assert_array_equal(blocks.parts(0, 0, 0, 90, 70), blocks.parts(1, 0, 0, 90, 70))
+    assert len(blocks.tables) == 1
+
+
+def test_a_guard_wider_than_a_block_of_a_coarser_scene_is_refused():
+    fine, coarse = scene(pixel=10.0), scene(pixel=30.0, name="coarse")
+    with pytest.raises(InputError, match="coarse: config.data.guard=8 of its pixels is wider than a block, 7 of them"):
+        blocks_of(fine, coarse, block=20, guard=8)
+
+
+@pytest.mark.parametrize("side", [8, 14, 600])
+def test_each_cell_of_crops_holds_a_pixel_for_training(side):
+    one = scene(side * 2 + 30, side + 20)
+    crops = Crops([one], blocks_of(one, block=side, guard=0), size=(side, side), rare=0.0, classes=3)
+    for cell in crops.cells:
+        assert len(crops.training(*cell.tolist(), side, side)[0])
+    rng = np.random.default_rng(0)
+    assert (crops.draw(crops[0], rng)["label"] != IGNORE).any()

@@ -8,10 +8,12 @@ import pytest
 from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
+from common.config import to_json
 from common.errors import InputError
+from configs import unet_land_cover
 from experiments import baselines as command
 from experiments import train
-from unet.landcover.baselines import SQUARES, baselines, features, sampled
+from unet.landcover.baselines import SQUARES, Pixels, baselines, boosting, features, forest, sampled, weights_of
 from unet.landcover.blocks import PARTS, Blocks
 from unet.landcover.geo import rasterio
 from unet.landcover.scene import array_scene
@@ -109,7 +111,7 @@ def test_means_and_deviations_are_of_valid_pixels():
 def test_a_split_without_pixels_is_named():
     crops = crops_of("band")
     crops.blocks.tables["EPSG:32612"][1][:] = PARTS["train"]
-    with pytest.raises(InputError, match="no labelled pixel in the validation part"):
+    with pytest.raises(InputError, match="no labelled pixel in the test part"):
         baselines(crops, "test", ("a", "b"), **SMALL)
 
 
@@ -122,3 +124,37 @@ def test_the_command_writes_what_the_report_shows(tmp_path, monkeypatch, capsys)
     rows = json.loads((tmp_path / "run" / "baselines-validation.json").read_text())
     assert len(rows) == 7 and all("agreement" in row and "iou/mean" in row for row in rows.values())
     assert "forest of pixels" in capsys.readouterr().out
+
+
+def test_a_class_that_is_not_in_the_sample_is_no_matter():
+    rng = np.random.default_rng(0)
+    classes = rng.choice([0, 2, 3], 600, p=[0.8, 0.19, 0.01])
+    train = Pixels((classes[:, None] + 0.1 * rng.normal(size=(600, 2))).astype(np.float32), classes)
+    for fit, setting in ((forest, {"n_estimators": 5}), (boosting, {"max_iter": 5, "min_samples_leaf": 2})):
+        predict = fit(train, balanced=True, seed=0, **setting)
+        assert set(predict(train.values)) <= {0, 2, 3}
+    weights = weights_of(train, True)
+    assert weights.max() == pytest.approx(10 * weights.min()) and (weights[classes == 3] == weights.max()).all()
+
+
+def test_an_unknown_split_is_named_before_anything_is_fitted(monkeypatch):
+    monkeypatch.setattr("unet.landcover.baselines.best", None)
+    with pytest.raises(InputError, match="split 'tset'"):
+        baselines(crops_of("band"), "tset", ("a", "b"), **SMALL)
+
+
+def test_a_record_of_another_config_or_split_is_left_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    results = tmp_path / "experiments" / "results"
+    results.mkdir(parents=True)
+    config = unet_land_cover.get_config("smoke")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(to_json(config))
+    words = ["--workdir", str(tmp_path / "run"), "--record", "mine"]
+    (results / "mine.json").write_text(json.dumps({"config": json.loads(to_json(config))}))
+    with pytest.raises(InputError, match="has scores of 'test', not of 'validation'"):
+        command.main([*words, "--split", "validation"])
+    config.data.guard = 40
+    (results / "mine.json").write_text(json.dumps({"config": json.loads(to_json(config))}))
+    with pytest.raises(InputError, match="is of another config .data.guard: 40 -> 33"):
+        command.main(words)

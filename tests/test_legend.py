@@ -54,7 +54,7 @@ def test_negative_and_missing_numbers():
 
 
 @pytest.mark.parametrize(
-    ("codes", "text"), [([11, 13, 13, 7], "code 13 (2 px) and 1 more"), ([-1], "-1"), ([11.5], "11.5")]
+    ("codes", "text"), [([11, 13, 13, 7], "code 13 (2 px) is not in legend"), ([-1], "-1"), ([11.5], "11.5")]
 )
 def test_an_unknown_code_is_named(codes, text):
     with pytest.raises(InputError) as caught:

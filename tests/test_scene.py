@@ -415,7 +415,7 @@ def bad(case, folder):
         ("unknown code", "labels.tif: code 6 (1 px) is not in legend 'abc' (3, 5, 9)"),
         ("labels of three bands", "labels.tif: 3 bands"),
         ("absent labels", "config.data.labels='label*s.tiff' fits nothing"),
-        ("two labels", "fits labels.tif, labels2.tif; expected one file"),
+        ("two labels", "fits labels.tif, labels2.tif, expected one file"),
         ("all nodata", "image.tif: no valid pixel"),
         ("all cloud", "image.tif: no valid pixel"),
         ("constant band", "image 2: percentiles 2 and 98 are both 7"),

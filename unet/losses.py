@@ -157,13 +157,13 @@ def balanced_weights(
     effective_number    (1 - beta) / (1 - beta^n_c), scaled to a mean of 1 (Cui et al. 2019, eq. 4), for n_c pixels of 1e6: of neighbours
                         that repeat each other few count, so beta is near 1 - 1 / (how many of a million are independent)
     cap: no weight is more than so many times the smallest; 0 for no limit. Either rule gives a class of one pixel thousands.
-    Raises InputError for an unknown name, a beta outside [0, 1), a cap from which none is left, and where nothing was counted.
+    Raises InputError for an unknown name, a beta outside [0, 1), a cap below 1, and where nothing was counted.
     """
     if how not in WEIGHTS:
         raise InputError(f"class weights {how!r}: {nearest(how, WEIGHTS)}")
     if not 0 <= beta < 1:
         raise InputError(f"beta={beta}: give a number from 0 to below 1")
-    if cap and cap < 1:
+    if cap and not cap >= 1:
         raise InputError(f"balance_cap={cap}: give a number from 1, or 0 for no limit")
     counts = np.atleast_2d(np.asarray(pixel_counts, np.float64))
     present = counts.sum(0) > 0

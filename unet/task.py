@@ -37,7 +37,8 @@ def segmentation(
 
     class_names, colours: one for each class, in order of the class indices; colours as [r, g, b].
     loss: keyword arguments of `unet.losses.segmentation_loss`. balance: class weights from the training masks,
-    'none', 'median_frequency' or 'effective_number' (with balance_beta), at most balance_cap: `unet.losses.balanced_weights`.
+    'none', 'median_frequency' or 'effective_number' (with balance_beta), up to balance_cap times the lightest:
+    `unet.losses.balanced_weights`.
     background: the class that the foreground scores leave out; -1 for none.
     cells: the class whose connected regions are cells, scored as in the ISBI 2012 challenge; -1 for none.
     tile, overlap: side of the one tile shape of evaluation and prediction, and the context cut from its inner edges.

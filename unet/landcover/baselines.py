@@ -6,11 +6,12 @@ overall agreement, and with balanced classes (up to a limit), which favours the 
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
@@ -49,25 +50,25 @@ def baselines(
 ) -> dict[str, dict[str, float]]:
     """{method: `unet.scores.scores`} of a split of the scenes; the name of a method says which settings were chosen. Deterministic.
 
-    Raises InputError where the split, or the validation part that settings are chosen on, has no labelled pixel.
+    Raises InputError for an unknown split, and where it, or the validation part, has no labelled pixel.
     """
+    counted(crops, split)  # before trees are grown for minutes
     train = sampled(crops, "train", pixels, seed)
     validation = sampled(crops, "validation", pixels, seed)
+    rows = {"commonest class": scored(crops, split, commonest(train), class_names)}
     bands = crops.scenes[0].bands
     # How many of the features a method sees: the bands of the pixel come first.
     seen = {"of pixels": bands, f"of squares {', '.join(map(str, SQUARES))}": train.values.shape[1]}
     kinds = [(forest, "forest of pixels", forests, bands)]
     kinds += [(boosting, f"boosting {what}", boostings, count) for what, count in seen.items()]
-    methods = {"commonest class": commonest(train)}
     for (fit, kind, settings, count), balanced in itertools.product(kinds, (False, True)):
-        inside = (
-            Pixels(train.values[:, :count], train.classes),
-            Pixels(validation.values[:, :count], validation.classes),
-        )
-        setting, predict = best(fit, settings, *inside, balanced=balanced, seed=seed, names=class_names)
+        parts = [Pixels(part.values[:, :count], part.classes) for part in (train, validation)]
+        setting, predict = best(fit, settings, *parts, balanced=balanced, seed=seed, names=class_names)
         name = f"{'balanced ' if balanced else ''}{kind} ({setting})"
-        methods[name] = lambda x, predict=predict, count=count: predict(x[:, :count])
-    return scored(crops, split, methods, class_names)
+        # One at a time: a forest may be gigabytes.
+        rows[name] = scored(crops, split, lambda x, n=count, predict=predict: predict(x[:, :n]), class_names)
+        print(f"{name}: macro F1 {rows[name]['f1/macro']:.3f}", file=sys.stderr, flush=True)
+    return rows
 
 
 def features(image: Float32[np.ndarray, "h w C"], valid: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w f"]:
@@ -84,10 +85,10 @@ def features(image: Float32[np.ndarray, "h w C"], valid: Bool[np.ndarray, "h w"]
     return np.concatenate(found, -1).astype(np.float32)
 
 
-def windows(crops: Crops, split: str, chosen=None) -> Iterator[tuple[Any, ...]]:
-    """(window, features [h, w, f], class indices [h, w], IGNORE outside of the split) of the windows that hold a part of it."""
+def windows(crops: Crops, split: str, chosen: Iterable[Sequence[int]]) -> Iterator[tuple[Any, ...]]:
+    """(place, features [h, w, f], class indices [h, w], IGNORE outside of the split) of the windows that hold a part of it."""
     margin = max(SQUARES) // 2
-    for number, row, col, height, width in chosen or all_windows(crops.scenes):
+    for number, row, col, height, width in chosen:
         if not (crops.blocks.parts(number, row, col, height, width) == PARTS[split]).any():
             continue
         place = (row - margin, col - margin, height + 2 * margin, width + 2 * margin)
@@ -98,16 +99,22 @@ def windows(crops: Crops, split: str, chosen=None) -> Iterator[tuple[Any, ...]]:
             yield (number, row, col), features(image, valid)[inner], label
 
 
-def sampled(crops: Crops, split: str, pixels: int, seed: int) -> Pixels:
-    """At most about `pixels` labelled pixels of a split, evenly drawn: each with the same chance."""
-    chosen = spread_windows(crops.scenes)
-    known = sum(
-        int((part_labels(PARTS[split], crops.scenes, crops.blocks, *window) != IGNORE).sum()) for window in chosen
-    )
+def counted(crops: Crops, split: str) -> int:
+    """Labelled pixels of a split, in windows that are spread evenly where there are many."""
+    if split not in PARTS:
+        raise InputError(f"split {split!r}: known: {', '.join(PARTS)}")
+    labels = (part_labels(PARTS[split], crops.scenes, crops.blocks, *window) for window in spread_windows(crops.scenes))
+    known = sum(int((label != IGNORE).sum()) for label in labels)
     if not known:
         raise InputError(f"config.data.fractions: no labelled pixel in the {split} part; give it a larger share")
+    return known
+
+
+def sampled(crops: Crops, split: str, pixels: int, seed: int) -> Pixels:
+    """At most about `pixels` labelled pixels of a split, evenly drawn: each with the same chance."""
+    known = counted(crops, split)
     values, classes = [], []
-    for place, x, label in windows(crops, split, chosen):
+    for place, x, label in windows(crops, split, spread_windows(crops.scenes)):
         rng = np.random.default_rng((seed, *place))
         taken = (label != IGNORE) & (rng.random(label.shape) < pixels / known)
         values.append(x[taken])
@@ -120,38 +127,34 @@ def commonest(train: Pixels) -> Callable:
     return lambda x: np.full(len(x), found)
 
 
-def weights_of(train: Pixels, balanced: bool) -> dict[int, float] | None:
-    """scikit-learn's 'balanced', which goes with one over the pixels of a class, up to CAP times the lightest."""
+def weights_of(train: Pixels, balanced: bool) -> Float64[np.ndarray, " n"] | None:
+    """Of each pixel, as scikit-learn's 'balanced': one over the pixels of its class, here up to CAP times the lightest."""
     if not balanced:
         return None
-    counts = np.bincount(train.classes)
-    weights = balanced_weights(counts, "median_frequency", cap=CAP)
-    return {int(i): weights[i] for i in np.flatnonzero(counts)}
+    return np.array(balanced_weights(np.bincount(train.classes), "median_frequency", cap=CAP))[train.classes]
 
 
 def forest(train: Pixels, *, balanced: bool, seed: int, **setting: Any) -> Callable:
-    weights = weights_of(train, balanced)
-    model = RandomForestClassifier(class_weight=weights, n_jobs=-1, random_state=seed, **setting)
-    return model.fit(*train).predict
+    model = RandomForestClassifier(n_jobs=-1, random_state=seed, **setting)
+    return model.fit(*train, sample_weight=weights_of(train, balanced)).predict
 
 
 def boosting(train: Pixels, *, balanced: bool, seed: int, **setting: Any) -> Callable:
     # Early stopping would hold out pixels beside those that are trained on; rounds are chosen on the validation part instead.
-    weights = weights_of(train, balanced)
-    model = HistGradientBoostingClassifier(class_weight=weights, early_stopping=False, random_state=seed, **setting)
-    return model.fit(*train).predict
+    model = HistGradientBoostingClassifier(early_stopping=False, random_state=seed, **setting)
+    return model.fit(*train, sample_weight=weights_of(train, balanced)).predict
 
 
 def best(fit: Callable, settings, train: Pixels, validation: Pixels, *, names, **options) -> tuple[str, Callable]:
     """The setting whose macro F1 on the validation part is highest, and what predicts with it."""
-    fitted = {name: fit(train, **setting, **options) for name, setting in settings.items()}
-
-    def quality(name: str) -> float:
-        matrix = confusion(validation.classes, fitted[name](validation.values), len(names))
-        return scoring.scores(matrix[None], names, None)["f1/macro"]
-
-    name = max(fitted, key=quality)
-    return name, fitted[name]
+    found = ("", commonest(train), -1.0)
+    for name, setting in settings.items():
+        predict = fit(train, **setting, **options)
+        matrix = confusion(validation.classes, predict(validation.values), len(names))
+        quality = scoring.scores(matrix[None], names, None)["f1/macro"]
+        if quality > found[2]:
+            found = name, predict, quality
+    return found[:2]
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> Int64[np.ndarray, "k k"]:
@@ -160,13 +163,10 @@ def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> Int64[n
     return pairs.reshape(classes, classes)
 
 
-def scored(crops: Crops, split: str, methods: Mapping[str, Callable], names) -> dict[str, dict[str, float]]:
-    """Scores of all methods on every labelled pixel of a split."""
-    matrices = {name: np.zeros((len(crops.scenes), len(names), len(names)), np.int64) for name in methods}
-    for (number, *_), x, label in windows(crops, split):
+def scored(crops: Crops, split: str, predict: Callable, names: Sequence[str]) -> dict[str, float]:
+    """Scores on every labelled pixel of a split."""
+    matrices = np.zeros((len(crops.scenes), len(names), len(names)), np.int64)
+    for (number, *_), x, label in windows(crops, split, all_windows(crops.scenes)):
         known = label != IGNORE
-        for name, predict in methods.items():
-            matrices[name][number] += confusion(label[known], predict(x[known]), len(names))
-    if not any(matrix.sum() for matrix in matrices.values()):
-        raise InputError(f"config.data.fractions: no labelled pixel in the {split} part; give it a larger share")
-    return {name: scoring.scores(matrix, names, None) for name, matrix in matrices.items()}
+        matrices[number] += confusion(label[known], predict(x[known]), len(names))
+    return scoring.scores(matrices, names, None)

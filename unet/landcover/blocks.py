@@ -22,7 +22,8 @@ COLOURS = ((68, 119, 170), (238, 204, 102), (204, 51, 17), (200, 200, 200))
 class Blocks:
     """Which part a pixel belongs to: `parts(scene, row, col, height, width)`.
 
-    block, guard: in pixels of the first scene of each CRS. fractions: {'validation': 0.1, 'test': 0.2}, of the blocks of all scenes.
+    block: in pixels of the first scene of each CRS; guard: in each scene's own.
+    fractions: {'validation': 0.1, 'test': 0.2}, of the blocks of all scenes.
     A block that is not held out is for training, but for its pixels within `guard` of one that is: those belong to nobody.
     A crop that holds one pixel for training and whose side is at most `guard` therefore holds none that is held out.
     """
@@ -38,6 +39,12 @@ class Blocks:
             first.setdefault(reference(scene), scene)
         self.anchors = [first[reference(scene)].transform for scene in scenes]
         self.block = block
+        for scene, anchor in zip(scenes, self.anchors, strict=True):
+            own = block * min(abs(anchor.a / scene.transform.a), abs(anchor.e / scene.transform.e))
+            if guard > own:  # the nine places of `of_pixels` would step over a block
+                raise InputError(
+                    f"{scene.name}: config.data.guard={guard} of its pixels is wider than a block, {own:.0f} of them; use larger blocks"
+                )
         seen: dict[str, set[tuple[int, int]]] = {crs: set() for crs in first}
         for number, scene in enumerate(scenes):
             rows, columns = self.places(number, np.arange(scene.height), np.arange(scene.width))
@@ -120,5 +127,8 @@ def north_up(scene: Any) -> None:
 
 
 def reference(scene: Any) -> str:
-    """The CRS as text; scenes without one share a plane."""
-    return scene.crs.to_string() if scene.crs else ""
+    """The CRS as text, one for all spellings of it; scenes without one share a plane."""
+    if not scene.crs:
+        return ""
+    code = scene.crs.to_epsg()
+    return f"EPSG:{code}" if code else scene.crs.to_wkt()

@@ -12,6 +12,7 @@ from common.errors import InputError
 from unet.images import IGNORE
 
 NODATA = 254  # in a map of class indices: nothing is known here. IGNORE: something is, and it does not count.
+CODES_SHOWN = 40  # in a message
 UNKNOWN = 253  # while codes are looked up
 MAX_CODE = 65535
 
@@ -91,11 +92,14 @@ class Legend(NamedTuple):
     def unknown(self, codes: Num[np.ndarray, " n"], where: str) -> InputError:
         found, counts = np.unique(codes, return_counts=True)
         most = int(counts.argmax())
-        rest = f" and {len(found) - 1} more codes" if len(found) > 1 else ""
+        rest = f", nor are {len(found) - 1} more" if len(found) > 1 else ""
         known = ", ".join(map(str, self.codes))
+        said = f"{where or 'labels'}: code {found[most]:g} ({counts[most]:,} px) is not in legend {self.name!r} ({known}){rest}; "
+        if len(found) > CODES_SHOWN:
+            return InputError(f"{said}are these codes of land cover at all? Give the raster that holds them")
+        these = ",".join(f"{code:g}" for code in found)
         return InputError(
-            f"{where or 'labels'}: code {found[most]:g} ({counts[most]:,} px){rest} is not in legend {self.name!r} ({known}); "
-            f"add it to a CSV legend, or to the codes to ignore (config.data.ignore, --ignore)"
+            f"{said}name them (config.task.codes, or a CSV legend), or ignore them: config.data.ignore [{these}], --ignore in map_page"
         )
 
     def to_code(self, index: UInt8[np.ndarray, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
@@ -195,7 +199,7 @@ def read_legend(name: str, root: str | Path = "") -> Legend:
     path = Path(root) / name
     if path.suffix.lower() != ".csv":
         raise InputError(
-            f"legend {name!r}: not one of {', '.join(LEGENDS)}, nor a .csv file; correct config.data.legend"
+            f"legend {name!r}: not one of {', '.join(LEGENDS)}, nor a .csv file; correct config.task.legend (--legend in map_page)"
         )
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -203,7 +203,8 @@ def picture_section(
     found = [i for i in range(len(legend.classes)) if any((index == i).any() for index in shown)]
     names = "".join(f"<span>{swatch(legend.colours[i])}{html.escape(legend.names[i])}</span>" for i in found)
     heads = "".join(f'<div class="head">{name}</div>' for name, _ in cells)
-    style = f' style="grid-template-columns:repeat({max(len(cells), 2)},minmax(0,1fr))"'
+    wide = "1fr" if len(cells) > 1 else "50%"
+    style = f' style="grid-template-columns:repeat({len(cells)},minmax(0,{wide}))"'
     grid = f'<div class="samples"{style}>{heads}{"".join(tag for _, tag in cells)}</div>'
     return "Map", f'<div class="legend">{names}{key}</div>{grid}'
 

@@ -290,7 +290,10 @@ def find_one(folder: Path, pattern: str, key: str) -> Path:
     paths = matching(folder, pattern)
     if len(paths) != 1:
         names = ", ".join(x.name for x in paths[:3]) or "nothing"
-        raise InputError(f"{folder}: config.data.{key}={pattern!r} fits {names}; expected one file")
+        there = ", ".join(sorted(x.name for x in folder.glob("*.tif"))[:8]) or "no .tif"
+        raise InputError(
+            f"{folder}: config.data.{key}={pattern!r} fits {names}, expected one file; correct it ({there} there), or add the file"
+        )
     return paths[0]
 
 

@@ -80,15 +80,20 @@ class Crops:
         self.scenes, self.blocks, self.size, self.rare, self.classes = scenes, blocks, size, rare, classes
         self.side = min(size)
         cells = []
+        side = self.side * max(1, WINDOW // self.side)  # windows of whole cells
         for number, scene in enumerate(scenes):
-            y, x = self.training(number, 0, 0, scene.height, scene.width)
-            found = np.unique(np.stack([y // self.side, x // self.side], 1), axis=0)
-            cells.append(np.concatenate([np.full((len(found), 1), number), found * self.side], 1))
+            for row, column, height, width in cut(scene.height, scene.width, side):
+                y, x = self.training(number, row, column, height, width)
+                found = np.unique(np.stack([y // self.side, x // self.side], 1), axis=0)
+                cells.append(np.concatenate([np.full((len(found), 1), number), found * self.side], 1))
         self.cells = np.concatenate(cells).astype(np.int32)
 
     def training(self, number: int, row: int, column: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the pixels for training of a window, on a coarse grid."""
-        scene, step = self.scenes[number], max(1, self.side // 4)
+        scene = self.scenes[number]
+        step = next(
+            n for n in range(max(1, self.side // 4), 0, -1) if self.side % n == 0
+        )  # the same grid from any cell
         rows = np.arange(row, min(row + height, scene.height), step)
         columns = np.arange(column, min(column + width, scene.width), step)
         y, x = np.nonzero(self.blocks.of_pixels(number, rows, columns) == TRAIN)

@@ -90,6 +90,11 @@ def make_task(
     shared |= {"class_names": legend.names, "colours": legend.colours, "background": -1}
     options = configs.call(segmentation.segmentation, "task", shared)
     net = configs.call(UNet, "model", model)
+    if net.classes != len(legend.classes):
+        raise InputError(
+            f"config.model.classes={net.classes}: legend {legend.name!r} has {len(legend.classes)} classes here; "
+            "set it to that, or name the codes that occur in config.task.codes"
+        )
     segmentation.check_sizes(options, net, read)
     tiles = tile_settings(net, options)
     crops = functools.cache(lambda: training_crops(read, legend, net.bands))
@@ -169,6 +174,11 @@ def open_scenes(read: Mapping[str, Any], legend: Legend) -> list[Scene]:
         raise InputError(f"config.data.source={read['source']!r}: use 'scenes', 'slovenia' or 'made'")
     if not read["scenes"]:
         raise InputError("config.data.scenes=[]: name the folders of the scenes, below config.data.root")
+    for name in read["scenes"]:
+        if not (root / name).exists():
+            raise InputError(
+                f"{root / name}: no such folder; correct config.data.root (or DATA_ROOT) or config.data.scenes"
+            )
     return [open_scene(root / name, legend=legend, **read["files"]) for name in read["scenes"]]
 
 
@@ -203,8 +213,10 @@ def findings(crops) -> list[str]:
 
 
 def as_agreement(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores of a segmentation. The labels are a map too: what is called accuracy elsewhere is agreement with it."""
-    return {"agreement" if name == "accuracy" else name: value for name, value in scores.items()}
+    """Scores of a segmentation. The labels are a map too: what is called accuracy elsewhere is agreement with it. There is no
+    background, so a mean over the foreground would be that over all classes by another name."""
+    names = {name: "agreement" if name == "accuracy" else name for name in scores if not name.endswith("/foreground")}
+    return {names[name]: value for name, value in scores.items() if name in names}
 
 
 def seen(apply, scene: Scene, tiles: Mapping[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -235,6 +247,8 @@ def report_pages(run, split: str, metrics, crops: Crops, legend: Legend, tiles: 
     sections += pages.agreement_sections(np.asarray(metrics["confusions"].matrix).sum(0), legend, title=split)
     sections.append(reliability_section(metrics["calibration"], f"agreement with {pages.reference(legend)}"))
     for number, scene in enumerate(crops.scenes[:4]):
-        sections.append(pages.picture_section(*seen(run.apply, scene, tiles), legend))
-        sections.append(pages.split_section(scene.rgb(SIDE), crops.blocks.map(number, SIDE), NAMES, COLOURS))
+        own = [pages.picture_section(*seen(run.apply, scene, tiles), legend)]
+        own.append(pages.split_section(scene.rgb(SIDE), crops.blocks.map(number, SIDE), NAMES, COLOURS))
+        several = len(crops.scenes) > 1
+        sections += [(pages.named(title, scene.name if several else ""), text) for title, text in own]
     return sections
