@@ -364,7 +364,7 @@ def test_wrong_configs_are_said_in_one_line(tmp_path, words, message):
 def test_bad_text_is_found_before_the_first_step(tmp_path, capsys):
     words = ["--config", "configs/lstm_text.py", "--config.data.file", str(tmp_path / "a.txt")]
     (tmp_path / "a.txt").write_bytes(b"abc" * 50 + b"\xff")
-    with pytest.raises(InputError, match="findings"):
+    with pytest.raises(InputError, match="1 finding in the data"):
         check_data.main(words)
     assert "a.txt: not UTF-8 at byte 150" in capsys.readouterr().out
     (tmp_path / "a.txt").write_text("ab" * 4000 + "c" * 500)
