@@ -368,7 +368,7 @@ def test_bad_text_is_found_before_the_first_step(tmp_path, capsys):
         check_data.main(words)
     assert "a.txt: not UTF-8 at byte 150" in capsys.readouterr().out
     (tmp_path / "a.txt").write_text("ab" * 4000 + "c" * 500)
-    with pytest.raises(InputError, match="findings"):
+    with pytest.raises(InputError, match="1 finding in the data"):
         check_data.main([*words, "--config.data.unknown=False"])
     assert "the character 'c' (line 1, column" in capsys.readouterr().out
     assert check_data.main(words) == 0
