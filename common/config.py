@@ -169,7 +169,8 @@ def from_json(text: str) -> ConfigDict:
     return ConfigDict(json.loads(text)).lock()
 
 
-FREE = ("loop", "mesh", "data.root", "data.threads", "data.cache_mb")
+READING = ("data.root", "data.threads", "data.cache_mb")  # where data is and how it is read: not what is read
+FREE = ("loop", "mesh", *READING)
 
 
 def difference(old: ConfigDict, new: ConfigDict, free: tuple[str, ...] = FREE) -> list[str]:

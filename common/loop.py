@@ -57,7 +57,7 @@ def prepare_folder(workdir: Path, config: ConfigDict) -> None:
     """Makes the run folder, or checks that it is this config's. Raises InputError that shows the difference; also where
     another process has another config than the first one, and where the folder cannot be written."""
     first = configs.from_json(processes.text_of_first(configs.to_json(config)))
-    changes = configs.difference(first, config, free=("data.root", "data.threads", "data.cache_mb"))
+    changes = configs.difference(first, config, free=configs.READING)
     if changes:
         raise InputError(
             f"another config than that of process 0 ({'; '.join(changes)}); start all with the same command"

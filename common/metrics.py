@@ -10,6 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 
+def added(one, other):
+    """Two metrics that are sums, field by field, in float64."""
+    return type(one)(*(np.asarray(a, np.float64) + np.asarray(b, np.float64) for a, b in zip(one, other, strict=True)))
+
+
 class Mean(NamedTuple):
     """A weighted mean as its two sums: `total` of the values, `count` of the weights. Both scalars."""
 
@@ -17,7 +22,7 @@ class Mean(NamedTuple):
     count: Float[Array, ""]
 
     def merge(self, other: "Mean") -> "Mean":
-        return Mean(np.float64(self.total) + np.float64(other.total), np.float64(self.count) + np.float64(other.count))
+        return added(self, other)
 
     def compute(self) -> float:
         """The mean; NaN where nothing was counted."""
@@ -56,7 +61,7 @@ class Calibration(NamedTuple):
     right: Float[Array, " bins"]
 
     def merge(self, other: "Calibration") -> "Calibration":
-        return Calibration(*(np.float64(a) + np.float64(b) for a, b in zip(self, other, strict=True)))
+        return added(self, other)
 
     def error(self) -> float:
         """The expected calibration error (Guo et al. 2017, eq. 3): the mean of |confidence - right| of the bins, by count.

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         )
     if flags.record:
         recorded = configs.from_json(json.dumps(json.loads(path.read_text())["config"]))
-        changes = configs.difference(recorded, config, free=("seed", "data.root", "data.threads", "data.cache_mb"))
+        changes = configs.difference(recorded, config, free=("seed", *configs.READING))
         if changes:
             raise InputError(f"--record {flags.record}: {path} is of another config ({'; '.join(changes)})")
         if split != config.loop.score_split:

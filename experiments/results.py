@@ -79,9 +79,7 @@ def land_cover() -> str:
 
 def land_cover_classes() -> str:
     """F1 of each class."""
-    names = [
-        name for name in read("unet_land_cover")["scores"] if name.startswith("dice/") and name != "dice/foreground"
-    ]
+    names = [name for name in read("unet_land_cover")["scores"] if name.startswith("dice/")]
     table = beside_baselines("unet_land_cover", "U-Net", "F1, held-out blocks", names)
     return table.replace("dice/", "")
 

@@ -1,5 +1,7 @@
 """Land cover from end to end: the smoke run, its report, a map of a GeoTIFF, and what a config may get wrong."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,10 @@ def workdir(tmp_path_factory):
 def test_report_and_picture(workdir, tmp_path):
     assert report.main(["--workdir", str(workdir), "--picture", str(tmp_path / "map.png")]) == 0
     page = (workdir / "report.html").read_text()
+    assert "Reliability" in page and "expected calibration error" in page
+    scores = json.loads((workdir / "evaluation-test.json").read_text())
+    assert 0 <= scores["agreement"] <= 1 and 0 <= scores["calibration_error"] <= 1
+    assert "accuracy" not in scores and not any(name.endswith("/foreground") for name in scores)
     assert "greement with" in page and "predicted labels" in page and "guard" in page
     assert (tmp_path / "map.png").stat().st_size > 1000
 
@@ -65,7 +71,7 @@ def test_prediction_of_an_array_is_that_of_the_map(workdir, tmp_path):
         ("data", "guard", 20, "config.data.guard=20: narrower than the crop of 32 px"),
         ("data", "sorce", "made", "config.data.sorce"),
         ("data", "source", "disk", "use 'scenes', 'slovenia' or 'made'"),
-        ("model", "classes", 8, "config.model.classes=8"),
+        ("model", "classes", 8, "config.model.classes=8: config.task.legend .* has 20 names"),
         ("model", "bands", 6, "8 bands .* expected 6"),
         ("task", "legend", "nlcb", "legend 'nlcb'"),
         ("task", "codes", [13], "config.data.codes: 13|config.task.codes: 13"),

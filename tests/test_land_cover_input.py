@@ -109,7 +109,7 @@ def bad_scene(case, folder):
         ("four bands", "scene: 6 bands (scene 1, scene 2, scene 3, scene 4, NDVI, NDWI), expected 8"),
         ("all nodata", "scene.tif: no valid pixel among 9,216"),
         ("truncated", "scene.tif: cannot be read, broken or truncated"),
-        ("no file", "absent.tif: no such file"),
+        ("no file", "absent.tif: no such file or folder; correct --input, or config.data.root"),
     ],
 )
 def test_a_bad_scene_becomes_no_map(workdir, command, tmp_path, case, says):

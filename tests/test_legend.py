@@ -54,13 +54,20 @@ def test_negative_and_missing_numbers():
 
 
 @pytest.mark.parametrize(
-    ("codes", "text"), [([11, 13, 13, 7], "code 13 (2 px) is not in legend"), ([-1], "-1"), ([11.5], "11.5")]
+    ("codes", "text"), [([11, 13, 13, 7], "code 13 (2 px) and 1 more"), ([-1], "-1"), ([11.5], "11.5")]
 )
 def test_an_unknown_code_is_named(codes, text):
     with pytest.raises(InputError) as caught:
         NLCD.to_index(np.array(codes), where="labels.tif")
     message = str(caught.value)
     assert "labels.tif" in message and text in message and "config.data.ignore" in message and "\n" not in message
+
+
+def test_codes_to_ignore_can_be_pasted_unless_they_are_no_codes_of_land_cover():
+    with pytest.raises(InputError, match=r"config.data.ignore \[7,13\]"):
+        NLCD.to_index(np.array([11, 13, 13, 7]))
+    with pytest.raises(InputError, match="code 100 .* are these codes of land cover at all"):
+        NLCD.to_index(np.arange(100, 200))
 
 
 def test_large_codes_and_no_place_for_nodata():

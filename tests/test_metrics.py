@@ -1,6 +1,6 @@
 import numpy as np
 
-from common.metrics import Confusions, Mean, merge
+from common.metrics import Calibration, Confusions, Mean, merge
 
 
 def test_mean_of_a_ragged_last_batch_is_the_mean_of_all():
@@ -30,3 +30,16 @@ def test_parts_of_an_image_add_up_and_padding_rows_vanish():
     np.testing.assert_array_equal(merged.image, [0, 1])
     np.testing.assert_array_equal(merged.matrix[0], matrix[0])
     np.testing.assert_array_equal(merged.matrix[1], matrix[1:4].astype(np.int64).sum(0))
+
+
+def test_one_batch_alone_is_merged_too():
+    matrix = np.arange(16).reshape(4, 2, 2)
+    merged = merge(None, {"loss": Mean(1.0, 2.0), "confusions": Confusions(np.array([5, 3, 5, -1]), matrix)})
+    np.testing.assert_array_equal(merged["confusions"].image, [3, 5])
+    np.testing.assert_array_equal(merged["confusions"].matrix, [matrix[1], matrix[0] + matrix[2]])
+    assert merged["loss"] == Mean(1.0, 2.0)
+
+
+def test_calibrations_add_up_in_float64():
+    big = Calibration(*np.full((3, 2), 2**24, np.float32))
+    assert big.merge(Calibration(*np.ones((3, 2), np.float32))).count.tolist() == [2**24 + 1] * 2

@@ -13,7 +13,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from common.task import Source
 from unet.images import IGNORE
-from unet.scores import scores
+from unet.scores import confusion, scores
 
 SIGMAS = (1.0, 2.0, 4.0, 8.0, 16.0)
 
@@ -83,9 +83,8 @@ def score(source: Source, features: Callable, predict: Callable, class_names: Se
         values = features(example["image"])
         label = example["label"].reshape(-1)
         predicted = predict(values.reshape(-1, values.shape[-1])).astype(np.int64)
-        known, classes = label != IGNORE, len(class_names)
-        pairs = np.bincount(classes * label[known] + predicted[known], minlength=classes**2)
-        matrices.append(pairs.reshape(classes, classes))
+        known = label != IGNORE
+        matrices.append(confusion(label[known], predicted[known], len(class_names)))
     return scores(np.stack(matrices), list(class_names))
 
 

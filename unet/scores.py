@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 from scipy import ndimage
 from skimage.segmentation import watershed
 
@@ -31,6 +31,14 @@ def confusions(label: Int[Array, "b h w"], prediction: Int[Array, "b h w"], clas
     code = jnp.where(label == IGNORE, classes * classes, label * classes + prediction).reshape(len(label), -1)
     counts = jax.vmap(lambda row: jnp.bincount(row, length=classes * classes + 1))(code)
     return counts[:, :-1].reshape(-1, classes, classes).astype(jnp.int32)
+
+
+def confusion(
+    label: Integer[np.ndarray, " n"], predicted: Integer[np.ndarray, " n"], classes: int
+) -> Int[np.ndarray, "k k"]:
+    """The same of pixels on the host, where none is to be left out."""
+    pairs = np.bincount(classes * label.astype(np.int64) + predicted, minlength=classes * classes)
+    return pairs.reshape(classes, classes)
 
 
 def calibration(label: Int[Array, "b h w"], logits: Float[Array, "b h w k"], bins: int = BINS) -> Calibration:

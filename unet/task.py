@@ -137,11 +137,13 @@ def make_task(
     )
 
 
-def check_sizes(options: Mapping[str, Any], net: UNet, data: Mapping[str, Any]) -> None:
-    """Raises InputError for sides that the network cannot take, and numbers of classes that differ."""
+def check_sizes(
+    options: Mapping[str, Any], net: UNet, data: Mapping[str, Any], named_in: str = "config.task.class_names"
+) -> None:
+    """Raises InputError for sides that the network cannot take, and numbers of classes that differ from those `named_in` a key."""
     if len(options["class_names"]) != net.classes:
         raise InputError(
-            f"config.model.classes={net.classes}: config.task.class_names has {len(options['class_names'])} names; they must agree"
+            f"config.model.classes={net.classes}: {named_in} has {len(options['class_names'])} names; they must agree"
         )
     for key, side in [*(("data.crop", s) for s in data["crop"]), ("task.tile", options["tile"])]:
         try:

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from common import config as configs
 from common.errors import InputError
-from common.metrics import Mean
+from common.metrics import Mean, added
 from common.task import Task
 from lstm.data import text as texts
 from lstm.data.streams import LONGER, Streams, Windows
@@ -28,9 +27,7 @@ class PerToken(NamedTuple):
     count: Float[Array, " v"]
 
     def merge(self, other: "PerToken") -> "PerToken":
-        return PerToken(
-            *(np.asarray(a, np.float64) + np.asarray(b, np.float64) for a, b in zip(self, other, strict=True))
-        )
+        return added(self, other)
 
 
 def language(*, eval_length: int = 512, eval_context: int = 128, ar: float = 0.0, tar: float = 0.0) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from common import config as configs
 from common.errors import InputError
-from common.metrics import Mean
+from common.metrics import Mean, added
 from common.task import Task
 from lstm.data import sentences
 from lstm.language_model import LanguageModel
@@ -28,9 +28,7 @@ class Answers(NamedTuple):
     asked: Float[Array, "2 lags"]
 
     def merge(self, other: "Answers") -> "Answers":
-        return Answers(
-            *(np.asarray(a, np.float64) + np.asarray(b, np.float64) for a, b in zip(self, other, strict=True))
-        )
+        return added(self, other)
 
 
 def options(*, embedding: float = 3.0, answer_weight: float = 10.0) -> dict[str, float]:

@@ -150,17 +150,11 @@ def best(fit: Callable, settings, train: Pixels, validation: Pixels, *, names, *
     found = ("", commonest(train), -1.0)
     for name, setting in settings.items():
         predict = fit(train, **setting, **options)
-        matrix = confusion(validation.classes, predict(validation.values), len(names))
+        matrix = scoring.confusion(validation.classes, predict(validation.values), len(names))
         quality = scoring.scores(matrix[None], names, None)["f1/macro"]
         if quality > found[2]:
             found = name, predict, quality
     return found[:2]
-
-
-def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> Int64[np.ndarray, "k k"]:
-    """Pixels of each (label, prediction)."""
-    pairs = np.bincount(classes * label.astype(np.int64) + predicted, minlength=classes * classes)
-    return pairs.reshape(classes, classes)
 
 
 def scored(crops: Crops, split: str, predict: Callable, names: Sequence[str]) -> dict[str, float]:
@@ -168,5 +162,5 @@ def scored(crops: Crops, split: str, predict: Callable, names: Sequence[str]) ->
     matrices = np.zeros((len(crops.scenes), len(names), len(names)), np.int64)
     for (number, *_), x, label in windows(crops, split, all_windows(crops.scenes)):
         known = label != IGNORE
-        matrices[number] += confusion(label[known], predict(x[known]), len(names))
+        matrices[number] += scoring.confusion(label[known], predict(x[known]), len(names))
     return scoring.scores(matrices, names, None)

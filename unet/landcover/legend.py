@@ -92,9 +92,9 @@ class Legend(NamedTuple):
     def unknown(self, codes: Num[np.ndarray, " n"], where: str) -> InputError:
         found, counts = np.unique(codes, return_counts=True)
         most = int(counts.argmax())
-        rest = f", nor are {len(found) - 1} more" if len(found) > 1 else ""
+        rest = f" and {len(found) - 1} more are" if len(found) > 1 else " is"
         known = ", ".join(map(str, self.codes))
-        said = f"{where or 'labels'}: code {found[most]:g} ({counts[most]:,} px) is not in legend {self.name!r} ({known}){rest}; "
+        said = f"{where or 'labels'}: code {found[most]:g} ({counts[most]:,} px){rest} not in legend {self.name!r} ({known}); "
         if len(found) > CODES_SHOWN:
             return InputError(f"{said}are these codes of land cover at all? Give the raster that holds them")
         these = ",".join(f"{code:g}" for code in found)

@@ -205,6 +205,10 @@ def open_scene(
     of `make_scene`. Raises InputError for what is missing, broken, does not fit together, or holds no valid pixel.
     """
     path = Path(path)
+    if not path.exists():
+        raise InputError(
+            f"{path}: no such file or folder; correct --input, or config.data.root (DATA_ROOT) and config.data.scenes"
+        )
     folder = path if path.is_dir() else path.parent
     files, grid = band_files(find_bands(path, image))
     if quality and quality_kind not in QUALITY:
@@ -292,7 +296,7 @@ def find_one(folder: Path, pattern: str, key: str) -> Path:
         names = ", ".join(x.name for x in paths[:3]) or "nothing"
         there = ", ".join(sorted(x.name for x in folder.glob("*.tif"))[:8]) or "no .tif"
         raise InputError(
-            f"{folder}: config.data.{key}={pattern!r} fits {names}, expected one file; correct it ({there} there), or add the file"
+            f"{folder}: config.data.{key}={pattern!r} fits {names}; expected one file: correct it ({there} there), or add the file"
         )
     return paths[0]
 

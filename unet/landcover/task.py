@@ -90,12 +90,7 @@ def make_task(
     shared |= {"class_names": legend.names, "colours": legend.colours, "background": -1}
     options = configs.call(segmentation.segmentation, "task", shared)
     net = configs.call(UNet, "model", model)
-    if net.classes != len(legend.classes):
-        raise InputError(
-            f"config.model.classes={net.classes}: legend {legend.name!r} has {len(legend.classes)} classes here; "
-            "set it to that, or name the codes that occur in config.task.codes"
-        )
-    segmentation.check_sizes(options, net, read)
+    segmentation.check_sizes(options, net, read, named_in="config.task.legend (of it, config.task.codes)")
     tiles = tile_settings(net, options)
     crops = functools.cache(lambda: training_crops(read, legend, net.bands))
     # Which tiles hold a part is looked up pixel by pixel: once, not at each evaluation.
@@ -174,11 +169,6 @@ def open_scenes(read: Mapping[str, Any], legend: Legend) -> list[Scene]:
         raise InputError(f"config.data.source={read['source']!r}: use 'scenes', 'slovenia' or 'made'")
     if not read["scenes"]:
         raise InputError("config.data.scenes=[]: name the folders of the scenes, below config.data.root")
-    for name in read["scenes"]:
-        if not (root / name).exists():
-            raise InputError(
-                f"{root / name}: no such folder; correct config.data.root (or DATA_ROOT) or config.data.scenes"
-            )
     return [open_scene(root / name, legend=legend, **read["files"]) for name in read["scenes"]]
 
 
@@ -249,6 +239,6 @@ def report_pages(run, split: str, metrics, crops: Crops, legend: Legend, tiles: 
     for number, scene in enumerate(crops.scenes[:4]):
         own = [pages.picture_section(*seen(run.apply, scene, tiles), legend)]
         own.append(pages.split_section(scene.rgb(SIDE), crops.blocks.map(number, SIDE), NAMES, COLOURS))
-        several = len(crops.scenes) > 1
-        sections += [(pages.named(title, scene.name if several else ""), text) for title, text in own]
+        name = scene.name if len(crops.scenes) > 1 else ""
+        sections += [(pages.named(title, name), text) for title, text in own]
     return sections
