@@ -20,6 +20,7 @@ from common.files import write_text
 from common.log import Clock, Log, command_line, write_run_json
 from common.plan import Loop, Plan, make_plan
 from common.processes import Signals, doing
+from common.run import read_facts, write_facts
 from common.state import TrainState, abstract_state, create_state
 from common.step import NEVER, make_eval_step, make_pmap_train_step, make_train_step
 from common.task import Task
@@ -94,6 +95,8 @@ def train(
     if not quiet:
         processes.introduce(plan.mesh.shape)
     prepare_folder(workdir, config)
+    if task.facts is not None and processes.is_first() and read_facts(workdir) is None:
+        write_facts(workdir, task.facts())
     with Checkpoints(workdir / "checkpoints", plan.loop.keep) as checkpoints, Signals() as signals:
         state, host = first_state(plan, checkpoints, initial)
         start = int(state.step)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ml_collections import ConfigDict
 from common import config as configs
 from common.checkpoint import Checkpoints
 from common.errors import InputError
+from common.files import write_text
 from common.mesh import local_mesh
 from common.plan import Plan, make_plan
 from common.state import TrainState, abstract_state
@@ -47,13 +49,27 @@ def read_config(workdir: Path) -> ConfigDict:
     return configs.from_json(path.read_text())
 
 
+def read_facts(workdir: Path) -> dict[str, Any] | None:
+    """What a run keeps of its training data; None where it keeps nothing. Raises InputError for a damaged file."""
+    path = Path(workdir) / "facts.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not JSON ({error}); the file is damaged, train in another folder") from None
+
+
+def write_facts(workdir: Path, facts: dict[str, Any]) -> None:
+    """Adds facts to those that a run keeps."""
+    write_text(Path(workdir) / "facts.json", json.dumps({**(read_facts(workdir) or {}), **facts}))
+
+
 def load_run(workdir: str | Path, step: int | None = None) -> Run:
     """Opens a run folder; `step` for one checkpoint instead of the best. Raises InputError where there is none."""
     from experiments.tasks import make_task  # the one place that knows every task; common knows none
 
     workdir = Path(workdir)
     config = read_config(workdir)
-    task = make_task(config)
+    task = make_task(config, read_facts(workdir))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         known = step is None or step in checkpoints.steps()
         step = checkpoints.best() if step is None else step

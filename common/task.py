@@ -38,6 +38,10 @@ class Task(NamedTuple):
         several threads at once, so it must be pure; its shapes may differ between steps. None: shuffled examples of
         train_source("train"). Either way an epoch is len(train_source("train")) / batch_size steps.
       scores(metrics) -> {name: number} of merged metrics; alarms(metrics) -> lines of warning
+      facts() -> what the training part tells that a run needs again (vocabularies, scales), as JSON: kept in its facts.json, and
+        given to `make_task` when the run is opened, so that no training data is needed then
+      finish(apply) -> further facts, once training has ended (a temperature)
+      live(run, **options) -> a feed: see experiments.predict --input -
       scores_of_images(apply, split) -> {name: number} that need more than merged metrics, after training
       check() -> lines on what is wrong with the data, each with its cure
       predict_array(apply, x) -> the answer for one raw example of any size
@@ -73,4 +77,7 @@ class Task(NamedTuple):
     predict_array: Callable | None = None
     predict_files: Callable | None = None
     picture: Callable | None = None
+    facts: Callable[[], dict[str, Any]] | None = None
+    finish: Callable[[Callable], dict[str, Any]] | None = None
+    live: Callable | None = None
     pages: Callable | None = None

@@ -1,11 +1,14 @@
 """From a config to its Task: the one place that knows every task by name."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from common import config as configs
 from common.errors import InputError
 from common.task import Task
-from lstm.tasks import classify, language, sentences
+from lstm.tasks import classify, jobs, language, sentences
 from unet import task as unet_task
 from unet.landcover import task as land_cover
 
@@ -15,11 +18,12 @@ TASKS = {
     "language": language.make_task,
     "sentences": sentences.make_task,
     "classify": classify.make_task,
+    "jobs": jobs.make_task,
 }
 
 
-def make_task(config: ConfigDict) -> Task:
-    """The Task of a config. Raises InputError for an unknown name or key, with the nearest right one."""
+def make_task(config: ConfigDict, facts: Mapping[str, Any] | None = None) -> Task:
+    """The Task of a config; facts: those that a run keeps (see `Task.facts`). Raises InputError for an unknown name or key, with the nearest right one."""
     sections = ("seed", "task", "model", "data", "augment", "optimizer", "loop", "mesh")
     for name in config:
         if name not in sections:
@@ -31,4 +35,4 @@ def make_task(config: ConfigDict) -> Task:
     name = given["task"].pop("name")
     if name not in TASKS:
         raise InputError(f"config.task.name={name!r}: no such task; {configs.nearest(name, TASKS)}")
-    return TASKS[name](**given)
+    return TASKS[name](**given, **({"facts": facts} if facts else {}))

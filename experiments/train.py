@@ -19,7 +19,7 @@ from common.errors import InputError
 from common.log import command_line, read_lines
 from common.processes import is_first
 from common.record import write_result
-from common.run import load_run
+from common.run import load_run, read_facts, write_facts
 from common.state import TrainState, transplant
 from common.step import divide
 from experiments.arguments import add_processes, join_processes, parse_with_config, parser, seconds
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> int:
 
 def train_one(config, workdir: Path, flags) -> int:
     """Checks the data, trains. Returns the exit code."""
-    task = make_task(config)
+    task = make_task(config, read_facts(workdir))
     findings = task.check()
     if findings:
         more = f" (and {len(findings) - 1} more: python -m experiments.check_data)" if len(findings) > 1 else ""
@@ -76,6 +76,11 @@ def train_one(config, workdir: Path, flags) -> int:
     initial = initial_from(flags.init_from, flags.allow_missing) if flags.init_from else None
     deadline = launch.STARTED + flags.time_limit if flags.time_limit else math.inf
     code = loop.train(config, task, workdir, initial=initial, quiet=flags.quiet, deadline=deadline)
+    if code == 0 and task.finish is not None:
+        run = load_run(workdir)
+        found = run.task.finish(run.apply)
+        if is_first():
+            write_facts(workdir, found)
     if not flags.quiet and code == 0 and is_first():
         print(f"done: {workdir}; its page: python -m experiments.report --workdir {workdir}", file=sys.stderr)
     return code

@@ -1,0 +1,179 @@
+"""What the status of jobs is predicted from: the section `data` of a config, and the log that it names, read once."""
+
+import functools
+import inspect
+import itertools
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from common import config as configs
+from common.errors import InputError
+from common.processes import is_first
+from lstm.data.job_events import NAMES, Log, encode, in_order
+from lstm.data.job_history import STREAMS, History
+from lstm.data.job_windows import Facts, Part, Steps, facts_of, parts_of
+from lstm.data.jobs import STATUSES, Faults, Job, class_of, kind_of_path, lines_of, read_jobs
+from lstm.data.made_jobs import CLASSES, made_jobs
+
+SOURCES = ("log", "made")
+HEADER = 200  # lines of comment at the head of a log that are kept: they tell where its times begin
+
+
+def reading(
+    *,
+    source: str = "log",
+    root: str = "data",
+    log: str = "",
+    kind: str = "",
+    columns: Mapping[str, str] | None = None,
+    statuses: Mapping[str, str] | None = None,
+    users: int = 40,
+    jobs: int = 20_000,
+    made_seed: int = 0,
+    stream: str = "user",
+    parts: tuple[float, ...] = (0.7, 0.8, 1.0),
+    train_on: str = "train",
+    known_after: int = 5,
+    scratch: str = "",
+    batch_size: int = 32,
+    eval_batch_size: int = 0,
+    threads: int = 2,
+    bptt: int = 64,
+    restart: float = 0.0,
+) -> dict[str, Any]:
+    """The section `data`.
+
+    source: 'log', the file `log` below `root` (kind: swf, sacct or csv; '': by its name; columns: of a CSV, {field of a Job: its
+    column}; statuses: {word of the log: class, '' for not ended}, over those that are usual); or 'made': a made log of
+    `jobs` jobs by `users` users, from made_seed.
+    stream: the field that sequences go by: user, group, program, queue, partition, or machine for one sequence.
+    parts, train_on: see `parts_of`. known_after: jobs of the training part from which on a name is known. scratch: folder of
+    the files that hold the encoded log; '': where the system keeps such.
+    batch_size, bptt, restart: as in `Streams`. eval_batch_size: 0 for batch_size. threads: of reading.
+    """
+    found = dict(locals())
+    for name, known in (("source", SOURCES), ("stream", STREAMS)):
+        if found[name] not in known:
+            raise InputError(f"config.data.{name}={found[name]!r}: {configs.nearest(found[name], known)}")
+    if source == "log" and not log:
+        raise InputError("config.data.log='': name the file of a scheduler's log, below config.data.root")
+    return found
+
+
+class Data(NamedTuple):
+    """Functions that read when they are first called, and keep: the log, its parts, what the training part tells, steps.
+
+    faults(): lines on what was wrong with the log. header(): its lines of comment. history(users): a fresh History of the
+    config's classes and stream. chances(): the true chances of a made log's jobs [n, K].
+    """
+
+    reads: Mapping[str, Any]
+    log: Callable[[], Log]
+    parts: Callable[[], Mapping[str, Part]]
+    facts: Callable[[], Facts]
+    faults: Callable[[], list[str]]
+    header: Callable[[], list[str]]
+    history: Callable[..., History]
+    chances: Callable[[], np.ndarray]
+    kind: Callable[[], str]
+
+    def part(self, split: str) -> Part:
+        """Raises InputError for a split that the log has no jobs for."""
+        found = self.parts().get(split)
+        if found is None:
+            raise InputError(f"config.data.parts={list(self.reads['parts'])}: leaves no jobs for the split {split!r}")
+        return found
+
+    def steps(self, edges: np.ndarray, facts: Facts | None = None) -> Steps:
+        return Steps(self.log(), facts or self.facts(), edges)
+
+
+def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapping[str, Any] | None) -> Data:
+    """The data of a config. facts: those of a run, whose training part then is not looked at for them. Nothing is read yet."""
+    for key in data:
+        known = inspect.signature(reading).parameters
+        if key not in known:
+            raise InputError(f"config.data.{key}: data has no such key; {configs.nearest(key, known)}")
+    reads = reading(**data)
+    path = Path(reads["root"]) / reads["log"]
+    faults = Faults()
+
+    @functools.cache
+    def kind() -> str:
+        if reads["source"] == "made":
+            return "csv"
+        return reads["kind"] or (facts or {}).get("kind") or kind_of_path(path)
+
+    def history(users: Any = None) -> History:
+        words = {**STATUSES[kind()], **(reads["statuses"] or {})}
+        known = functools.cache(lambda word: class_of(word, words, class_names, faults))
+        return History(class_names, known, stream=reads["stream"], users=users)
+
+    @functools.cache
+    def log() -> Log:
+        if reads["source"] == "made":
+            if class_names != CLASSES:
+                raise InputError(f"config.task.class_names={list(class_names)}: a made log has {list(CLASSES)}")
+            jobs: Iterable[Job] = (made.job for made in made_jobs(**made_options(reads), chances=False))
+        else:
+            blocks = read_jobs(path, kind(), reads["columns"], faults=faults)
+            jobs = in_order(itertools.chain.from_iterable(blocks), faults=faults)
+        found = encode(jobs, history(), reads["scratch"])
+        if is_first():
+            for line in [*faults.report(), *never(found, parts(found), class_names)]:
+                print(f"warning: {path if reads['source'] == 'log' else 'made log'}: {line}", file=sys.stderr)
+        return found
+
+    def parts(found: Log | None = None) -> Mapping[str, Part]:
+        return parts_of(found or log(), reads["parts"], reads["train_on"])
+
+    @functools.cache
+    def known_facts() -> Facts:
+        if facts:
+            scale = lambda name: tuple(np.asarray(x, np.float64) for x in facts[name])
+            return Facts({n: list(facts["names"][n]) for n in NAMES}, scale("submitted"), scale("ended"))
+        return facts_of(log(), parts()["train"], reads["known_after"])
+
+    def header() -> list[str]:
+        if facts:
+            return list(facts["header"])
+        if kind() == "csv" or reads["source"] == "made":
+            return []
+        lines = itertools.islice(lines_of(path), HEADER)
+        return list(itertools.takewhile(lambda line: line.startswith(";"), lines)) if kind() == "swf" else []
+
+    def chances() -> np.ndarray:
+        return np.stack([made.chances for made in made_jobs(**made_options(reads))])
+
+    return Data(reads, log, parts, known_facts, faults.report, header, history, chances, kind)
+
+
+def made_options(reads: Mapping[str, Any]) -> dict[str, int]:
+    return {"seed": reads["made_seed"], "users": reads["users"], "jobs": reads["jobs"]}
+
+
+def never(log: Log, parts: Mapping[str, Part], class_names: tuple[str, ...]) -> list[str]:
+    """A line for each class that no job of the training part ended with."""
+    part = parts["train"]
+    counts = np.bincount(np.maximum(log.jobs.label[part.first : part.last] + 1, 0), minlength=len(class_names) + 1)[1:]
+    return [
+        f"no job of the training part ended as {name!r}; it will hardly be predicted (config.task.class_names, data.statuses)"
+        for name, count in zip(class_names, counts, strict=True)
+        if not count
+    ]
+
+
+def as_json(facts: Facts, data: Data) -> dict[str, Any]:
+    """Facts as they are kept beside a run, with the kind of the log and its head."""
+    plain = lambda pair: [[float(x) for x in row] for row in pair]
+    return {
+        "kind": data.kind(),
+        "header": data.header(),
+        "names": facts.names,
+        "submitted": plain(facts.submitted),
+        "ended": plain(facts.ended),
+    }
