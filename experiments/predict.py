@@ -1,4 +1,7 @@
-"""Predicts files: python -m experiments.predict --workdir runs/brain --input scans/ photo.png --output predictions"""
+"""Predicts files: python -m experiments.predict --workdir runs/brain --input scans/ photo.png --output predictions
+
+A run of jobs also answers a live feed: tail -f accounting.swf | python -m experiments.predict --workdir runs/jobs --input -
+"""
 
 from experiments import launch
 
@@ -6,19 +9,22 @@ from experiments import launch
 import argparse
 import inspect
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.run import load_run
+from common.run import Run, load_run
 from experiments.arguments import parser
 
 
 def main(argv: list[str]) -> int:
     arguments = parser("experiments.predict", "Predicts files, and folders of them, with a run's best checkpoint.")
     arguments.add_argument("--workdir", required=True, type=Path, help="the run folder")
-    arguments.add_argument("--input", required=True, nargs="+", metavar="PATH", help="files, or folders of them")
-    arguments.add_argument("--output", required=True, type=Path, help="the folder to write to; made if it is missing")
+    arguments.add_argument(
+        "--input", required=True, nargs="+", metavar="PATH", help="files, or folders of them; -: a feed"
+    )
+    arguments.add_argument("--output", type=Path, help="the folder to write to; made if it is missing")
     arguments.add_argument("--probabilities", action="store_true", help="also write the probabilities, as NAME.npy")
     maps = arguments.add_argument_group("land-cover maps")
     maps.add_argument(
@@ -28,8 +34,19 @@ def main(argv: list[str]) -> int:
     maps.add_argument(
         "--sieve", type=int, metavar="N", help="minimum mapping unit: smaller regions are merged (pixels)"
     )
+    feed = arguments.add_argument_group("jobs")
+    feed.add_argument(
+        "--state", type=Path, metavar="FILE", help="of --input -: keeps it (default: WORKDIR/live.sqlite)"
+    )
+    feed.add_argument("--near", type=int, metavar="N", help="users that --input - holds in memory (default: 50000)")
+    feed.add_argument("--running", action="store_true", help="also answer each time a running job outlives a bin")
     flags = arguments.parse_args(argv)
+    live = flags.input == ["-"]
+    if live == (flags.output is not None):
+        arguments.error("--input - answers on standard output: no --output" if live else "--output FOLDER is missing")
     run = load_run(flags.workdir)
+    if live:
+        return follow(run, flags)
     if run.task.predict_files is None:
         raise InputError(f"--workdir {flags.workdir}: its task, {run.config.task.name!r}, does not predict files")
     more = options(flags, run.task.predict_files, run.config.task.name)
@@ -39,6 +56,16 @@ def main(argv: list[str]) -> int:
     for path in written:
         print(path)
     return 0
+
+
+def follow(run: Run, flags: argparse.Namespace) -> int:
+    """Answers standard input, line by line."""
+    if run.task.live is None:
+        raise InputError(f"--input -: the task of this run, {run.config.task.name!r}, answers no feed; name files")
+    how = {"state": flags.state or flags.workdir / "live.sqlite", "running": flags.running}
+    how |= {"near": flags.near} if flags.near else {}
+    model = f"{flags.workdir.resolve()}, step {run.step}"
+    return run.task.live(run.apply, sys.stdin.fileno(), sys.stdout, sys.stderr, model=model, **how)
 
 
 def shard(text: str) -> tuple[int, int]:
@@ -51,7 +78,7 @@ def shard(text: str) -> tuple[int, int]:
 
 def options(flags: argparse.Namespace, predict_files: Any, task: str) -> dict[str, Any]:
     """The flags that were given of those that not every task knows. Raises InputError for one that this one does not."""
-    given = {name: getattr(flags, name) for name in ("shard", "confidence", "sieve")}
+    given = {name: getattr(flags, name) for name in ("shard", "confidence", "sieve", "state", "near", "running")}
     given = {name: value for name, value in given.items() if value is not None and value is not False}
     for name in given:
         if name not in inspect.signature(predict_files).parameters:

@@ -23,7 +23,10 @@ TASKS = {
 
 
 def make_task(config: ConfigDict, facts: Mapping[str, Any] | None = None) -> Task:
-    """The Task of a config; facts: those that a run keeps (see `Task.facts`). Raises InputError for an unknown name or key, with the nearest right one."""
+    """The Task of a config. facts: those that a run keeps (see `Task.facts`).
+
+    Raises InputError for an unknown name or key, with the nearest right one.
+    """
     sections = ("seed", "task", "model", "data", "augment", "optimizer", "loop", "mesh")
     for name in config:
         if name not in sections:

@@ -10,17 +10,17 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float32, Float64, Int, Int64
 from scipy import sparse
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from common.errors import InputError
-from lstm.data.job_events import Log
+from lstm.data.job_events import NAMES, Log
 from lstm.data.job_history import History
 from lstm.data.job_windows import SPLITS, Part, Steps, facts_of, scaled
 from lstm.job_scores import Forecasts, loss_of
@@ -30,8 +30,8 @@ MOST = 300_000  # jobs that a model is fitted to: of more, evenly chosen ones
 BLOCK = 100_000  # jobs whose numbers are held at a time
 WEIGHT = 1.0  # of the training part's shares beside the jobs that a user has seen end
 STRENGTHS = ((0.01,), (0.001,), (0.1,), (1.0,))  # C of the regression, the inverse of the penalty
-RATES = {0.03: 300, 0.1: 100}  # of the boosting: learning rate -> rounds at most
-LEAVES = (6, 16)
+BOOSTINGS = tuple(itertools.product((0.1,), (16, 6), (150,))) + tuple(itertools.product((0.03,), (16, 6), (400,)))
+ROUNDS = 300  # of the regression's solver
 
 
 def baselines(
@@ -41,8 +41,8 @@ def baselines(
     names: Sequence[str],
     *,
     seed: int = 0,
-    rates: Mapping[float, int] = RATES,
-    leaves: Sequence[int] = LEAVES,
+    strengths: Sequence[tuple[float]] = STRENGTHS,
+    boostings: Sequence[tuple[float, int, int]] = BOOSTINGS,
 ) -> dict[str, Forecasts]:
     """{method: forecasts} for the jobs of a split that have a label, in order of submission; `running` is 0 [m, 1, K]. Deterministic.
 
@@ -50,7 +50,9 @@ def baselines(
     InputError for an unknown split, one without a labelled job, and a training part in which no job has ended.
     """
     if split not in parts:
-        raise InputError(f"split {split!r}: of this log there are {', '.join(name for name in SPLITS if name in parts)}")
+        raise InputError(
+            f"split {split!r}: of this log there are {', '.join(name for name in SPLITS if name in parts)}"
+        )
     jobs = np.arange(parts[split].first, parts[split].last)
     jobs = jobs[log.jobs.label[jobs] >= 0]
     if not len(jobs):
@@ -62,9 +64,15 @@ def baselines(
         "user's most frequent": most_frequent(log, jobs, shares),
         "last ended job": last_ended(log, jobs, known, names, shares),
     }
-    grid = [(rate, count, most) for (rate, most), count in itertools.product(rates.items(), leaves)]
-    found |= learned(log, parts, jobs, len(names), "logistic regression", STRENGTHS, sparse_features, regression)
-    found |= learned(log, parts, jobs, len(names), "gradient boosting", grid, dense_features, partial(boosting, seed=seed))
+    kinds = {
+        "logistic regression": Kind(sparse_features, regression, strengths),
+        "gradient boosting": Kind(dense_features, partial(boosting, seed=seed), boostings),
+    }
+    for name, kind in kinds.items():
+        result = learned(log, parts, jobs, kind, len(names))
+        if result is not None:
+            found[name], setting = result
+            print(f"{name}: {', '.join(f'{value:g}' for value in setting)}", file=sys.stderr, flush=True)
     label, nothing = log.jobs.label[jobs].astype(np.int32), np.zeros((len(jobs), 1, len(names)), np.float32)
     return {name: Forecasts(jobs.astype(np.int32), label, p.astype(np.float32), nothing) for name, p in found.items()}
 
@@ -134,39 +142,103 @@ def last_ended(
 Setting = tuple[float, ...]
 
 
+class Kind(NamedTuple):
+    """A kind of model: features(steps, jobs), a row each; fit(features, labels, setting), a classifier of scikit-learn; settings to
+    choose from, of which the first is taken where there is no validation part."""
+
+    features: Callable[[Steps, np.ndarray], Any]
+    fit: Callable[[Any, np.ndarray, Setting], Any]
+    settings: Sequence[Setting]
+
+
+class Model(NamedTuple):
+    """A fitted classifier, and how it reads jobs."""
+
+    steps: Steps
+    features: Callable[[Steps, np.ndarray], Any]
+    classifier: Any
+
+
 def learned(
-    log: Log,
-    parts: Mapping[str, Part],
-    jobs: Int64[np.ndarray, " m"],
-    classes: int,
-    name: str,
-    settings: Sequence[Setting],
-    features: Callable[[Steps, Int64[np.ndarray, " n"]], Any],
-    fit: Callable[[Any, Int[np.ndarray, " n"], Setting], Any],
-) -> dict[str, Float64[np.ndarray, "m k"]]:
-    """{name: probabilities of `jobs`} of a kind of model, or {}; without a validation part, with the first setting."""
-
-    def fitted(part: Part, setting: Setting) -> Callable | None:
-        """What gives features and probabilities of any jobs, by a model of this part; None where it has one class alone."""
-        some = known_jobs(log, part)
-        some = some[:: -(-len(some) // MOST)]
-        labels = log.jobs.label[some]
-        if len(np.unique(labels)) < 2:
-            return None
-        steps = Steps(log, facts_of(log, part, LEAST), np.zeros(1))
-        return partial(model_answers, fit(features(steps, some), labels, setting), steps, features, classes)
-
-    chosen, predict, before = settings[0], None, parts["train"]
+    log: Log, parts: Mapping[str, Part], jobs: Int64[np.ndarray, " m"], kind: Kind, classes: int
+) -> tuple[Float64[np.ndarray, "m k"], Setting] | None:
+    """Probabilities of `jobs`, and the setting; None where there is one class alone to learn from."""
+    setting = kind.settings[0]
     if "validation" in parts:
         held_out = parts["validation"]
         before = Part(0, held_out.first, float(log.jobs.submit[held_out.first]))
-        labelled = known_jobs(log, held_out)
-        labelled = labelled[:: -(-len(labelled) // MOST)]
-        least = np.inf
-        for setting in settings:
-            answers = fitted(before, setting)
-            if answers is None:
-                return {}
-            loss, used = answers(labelled, best_round=log.jobs.label[labelled])
-            if loss < least:
-                least, chosen, predict = loss, used, answers
+        labelled = thinned(known_jobs(log, held_out))
+        tried = []
+        for each in kind.settings:
+            model = fitted(log, before, kind, each)
+            if model is None:
+                return None
+            tried.append(judged(model, each, labelled, log.jobs.label[labelled], classes))
+        setting = min(tried)[1]
+    model = fitted(log, parts["train"], kind, setting)
+    return None if model is None else (answers(model, jobs, classes), setting)
+
+
+def thinned(jobs: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " m"]:
+    return jobs[:: -(-len(jobs) // MOST)]
+
+
+def fitted(log: Log, part: Part, kind: Kind, setting: Setting) -> Model | None:
+    """A model of the jobs of a part that have ended in it; None where all ended alike."""
+    jobs = thinned(known_jobs(log, part))
+    labels = log.jobs.label[jobs]
+    if len(np.unique(labels)) < 2:
+        return None
+    steps = Steps(log, facts_of(log, part, LEAST), np.zeros(1))
+    return Model(steps, kind.features, kind.fit(kind.features(steps, jobs), labels, setting))
+
+
+def answers(model: Model, jobs: Int64[np.ndarray, " m"], classes: int) -> Float64[np.ndarray, "m k"]:
+    """Probabilities; a class that the model has not seen has 0."""
+    found = np.zeros((len(jobs), classes))
+    for begin in range(0, len(jobs), BLOCK):
+        rows = model.features(model.steps, jobs[begin : begin + BLOCK])
+        found[begin : begin + BLOCK, model.classifier.classes_] = model.classifier.predict_proba(rows)
+    return found
+
+
+def judged(
+    model: Model, setting: Setting, jobs: Int64[np.ndarray, " m"], labels: Int[np.ndarray, " m"], classes: int
+) -> tuple[float, Setting]:
+    """(least loss, setting); of boosting with the number of rounds that has it."""
+    if not hasattr(model.classifier, "staged_predict_proba"):
+        return loss_of(answers(model, jobs, classes), labels), setting
+    spread = np.zeros((len(jobs), classes))
+    losses = []
+    for found in model.classifier.staged_predict_proba(model.features(model.steps, jobs)):
+        spread[:, model.classifier.classes_] = found
+        losses.append(loss_of(spread, labels))
+    return min(losses), (*setting[:-1], int(np.argmin(losses)) + 1)
+
+
+def dense_features(steps: Steps, jobs: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "n f"]:
+    """The numbers of submissions, and the codes of names; those that are rare, or new, have one code."""
+    return np.concatenate([np.asarray(steps.log.submitted[jobs]), steps.names(jobs).astype(np.float32)], 1)
+
+
+def sparse_features(steps: Steps, jobs: Int64[np.ndarray, " n"]) -> sparse.csr_matrix:
+    """The numbers of submissions, standardised, and a column for each name that is not rare."""
+    codes = steps.names(jobs)
+    columns = [np.arange(1, len(steps.facts.names[name]) + 1) for name in NAMES]
+    hot = [sparse.csr_matrix(codes[:, i, None] == values) for i, values in enumerate(columns) if len(values)]
+    return sparse.hstack([sparse.csr_matrix(scaled(steps.log.submitted[jobs], steps.facts.submitted)), *hot], "csr")
+
+
+def regression(x: sparse.csr_matrix, labels: Int[np.ndarray, " n"], setting: Setting) -> LogisticRegression:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the largest C: stopped early is a penalty too
+        return LogisticRegression(C=setting[0], max_iter=ROUNDS).fit(x, labels)
+
+
+def boosting(
+    x: Float32[np.ndarray, "n f"], labels: Int[np.ndarray, " n"], setting: Setting, seed: int
+) -> HistGradientBoostingClassifier:
+    rate, leaves, rounds = setting
+    # Early stopping would hold out jobs beside those that are trained on; rounds are chosen on the validation part instead.
+    options = {"learning_rate": rate, "max_leaf_nodes": int(leaves), "max_iter": int(rounds)}
+    return HistGradientBoostingClassifier(early_stopping=False, random_state=seed, **options).fit(x, labels)

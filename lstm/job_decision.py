@@ -8,9 +8,13 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 
 from common.errors import InputError
 from lstm.data.job_events import Log
-from lstm.job_scores import Forecasts, bad_classes, is_known, risk_of, rows_of, scores
+from lstm.job_scores import Forecasts, bad_classes, calibration, is_known, risk_of, rows_of, scores
 
 THRESHOLDS = np.linspace(0, 1, 101)
+SHOWN = 60  # jobs of a history, at most
+EARLIER = 10  # jobs of the same user, at least, where there is such a case
+EXTREME = 0.05  # of the jobs of a sort: those whose risk is far from right, of which the largest is shown
+BINS = 10  # of a reliability curve
 OWN = ("time", "request")  # the kinds of numbers that tell of the job alone, not of earlier ones
 
 Batch = Mapping[str, Any]
@@ -80,7 +84,7 @@ def best_threshold(decision: Decision) -> float:
 
 
 class Ends(NamedTuple):
-    """The jobs of a split whose end is known, and how many have none.
+    """The jobs of a split whose end is known; how many have none, and of how many the size is not known.
 
     job: number in the log; risk [n, bins]: at submission, then at the other edges if the job still runs; run in seconds;
     processors, 1 where they are not known; label: class.
@@ -93,6 +97,7 @@ class Ends(NamedTuple):
     processors: Float64[np.ndarray, " n"]
     label: Int[np.ndarray, " n"]
     unknown: int
+    unsized: int
 
 
 def ends_of(log: Log, forecasts: Forecasts, names: Sequence[str], bad: Sequence[str]) -> Ends:
@@ -103,8 +108,10 @@ def ends_of(log: Log, forecasts: Forecasts, names: Sequence[str], bad: Sequence[
     chosen = rows_of(forecasts, known)
     running = np.asarray(chosen.running, np.float64)[..., classes].sum(-1)
     risk = np.hstack([risk_of(chosen, names, bad)[:, None], running[:, 1:]])
-    job, is_bad, unknown = chosen.id, np.isin(chosen.label, classes), (np.asarray(forecasts.id) >= 0) & ~known
-    return Ends(job, risk, log.jobs.run[job], is_bad, sizes_of(log)[job], chosen.label, int(unknown.sum()))
+    job, is_bad = chosen.id, np.isin(chosen.label, classes)
+    unknown = int(((np.asarray(forecasts.id) >= 0) & ~known).sum())
+    unsized = int((~(log.jobs.processors[job] > 0)).sum())
+    return Ends(job, risk, log.jobs.run[job], is_bad, sizes_of(log)[job], chosen.label, unknown, unsized)
 
 
 def sizes_of(log: Log) -> Float64[np.ndarray, " n"]:
@@ -120,6 +127,13 @@ def decision_of(
     bins = 1 if at_submission else len(edges)
     jobs = ends.risk[:, :bins], ends.run, ends.bad, ends.processors
     return decide(*jobs, np.asarray(edges)[:bins], thresholds, options["move_hours"], options["per_node"])
+
+
+def reliability(ends: Ends) -> list[tuple[float, float, float]]:
+    """Of each of BINS equal bins of the risk at submission that has jobs: mean risk, share that ended badly, share of the jobs."""
+    count, sure, right = (np.asarray(x) for x in calibration(ends.risk[:, 0], ends.bad, BINS))
+    bins = np.flatnonzero(count)
+    return [(float(sure[i] / count[i]), float(right[i] / count[i]), float(count[i] / count.sum())) for i in bins]
 
 
 # What carries the risk ----------------------------------------------------------------------------------------------------
@@ -196,3 +210,57 @@ def moves(
         risks = dict(zip(np.asarray(told.id).tolist(), risk_of(told, names, bad).tolist(), strict=True))
         found[name] = np.array([risks.get(int(job), np.nan) for job in jobs])
     return found
+
+
+# Jobs to look at ------------------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """A job to be looked at, and the history of its user up to its submission. title: what it is an example of; job: its number
+    in the log. Of the last jobs of the user, in order, the last of which is the job itself: number, was: class where it had
+    ended by then, else -1; became: class, -1 where unknown; risk at submission, NaN where it was not forecast."""
+
+    title: str
+    job: int
+    number: Int[np.ndarray, " m"]
+    was: Int[np.ndarray, " m"]
+    became: Int[np.ndarray, " m"]
+    risk: Float64[np.ndarray, " m"]
+
+
+def cases_of(log: Log, ends: Ends, forecasts: Forecasts, names: Sequence[str], bad: Sequence[str]) -> list[Case]:
+    """One that ended badly with a high risk, one that did unforeseen, one false alarm; of different users where that can be. Of
+    the jobs of a sort with the most extreme risks it is the one that used the most hours."""
+    ids = np.asarray(forecasts.id)
+    risk = np.full(len(log), np.nan)
+    risk[ids[ids >= 0]] = risk_of(forecasts, names, bad)[ids >= 0]
+    user = np.asarray(log.jobs.codes[:, 0])
+    order = np.argsort(user, kind="stable")  # the jobs of each user, in their order
+    rank = np.empty(len(log), np.int64)
+    rank[order] = np.arange(len(log)) - np.searchsorted(user[order], user[order])
+    found: list[Case] = []
+    for title, sort, sign in (
+        ("Ended badly, with a high risk", ends.bad, -1),
+        ("Ended badly, unforeseen", ends.bad, 1),
+        ("A false alarm", ~ends.bad, -1),
+    ):
+        taken = [case.job for case in found]
+        job = extreme(ends, sort & ~np.isin(ends.job, taken), sign, rank, user, user[taken])
+        if job is not None:
+            own = order[np.searchsorted(user[order], user[job]) :][: rank[job] + 1][-SHOWN:]
+            ended = (log.jobs.label[own] >= 0) & (log.jobs.end[own] <= log.jobs.submit[job]) & (own != job)
+            label = np.asarray(log.jobs.label[own])
+            found.append(Case(title, job, own, np.where(ended, label, -1), label, risk[own]))
+    return found
+
+
+def extreme(ends: Ends, sort: Bool[np.ndarray, " n"], sign: int, rank, user, users) -> int | None:
+    """The number of one job of a sort. sign: -1 where its risk shall be high."""
+    rows = np.flatnonzero(sort)
+    for better in (lambda jobs: rank[jobs] >= EARLIER, lambda jobs: ~np.isin(user[jobs], users)):
+        wanted = better(ends.job[rows])
+        rows = rows[wanted] if wanted.any() else rows
+    if not len(rows):
+        return None
+    rows = rows[np.argsort(sign * ends.risk[rows, 0], kind="stable")][: max(int(EXTREME * len(rows)), 1)]
+    return int(ends.job[rows[np.argmax((ends.run * ends.processors)[rows])]])

@@ -249,6 +249,25 @@ def kinds_of(placed, now):
     return [name for name, it_is in found.items() if it_is]
 
 
+def test_a_failure_by_hand():
+    """Half a minute's failure, known from the second on at which it ends, speaks for a broken set-up."""
+    risk = risks.Risk(0.1, 0.0, 0.0, 0.9, limit=900, middle=500, log_run=math.log(500), spread=0.1)
+    early, late = (risks.Placed(n, "pair", 0.0, 30.0, FAILED, True, n == "2", risk, None) for n in "12")
+    belief = risks.Belief(0.2, breaks=0.05, mends=0.1, pending=(early,))
+    pause = (math.exp(-29 / 90) - math.exp(-30 / 90)) / (1 - math.exp(-10))  # of bad input, until the 30th second
+    fine, broken = 0.8 * (0.01 * pause + 0.99 * 0.1 / 500), 0.2 * (0.93 * pause + 0.07 * 0.1 / 500)
+    first = broken / (fine + broken)
+    second = first * 0.9 + (1 - first) * 0.05
+    assert 0.9 < first and risks.filtered(belief, 30.0)[0] == pytest.approx(first)
+    fails = 0.93 * second + 0.01 * (1 - second)
+    wanted = [(1 - fails) * 0.9, fails + (1 - fails) * 0.1, 0]
+    np.testing.assert_allclose(risks.chances_of(late, belief, {}, 30.0), wanted, rtol=1e-12)
+    alive = 0.93 * (math.exp(-29 / 90) - math.exp(-10)) / (1 - math.exp(-10)) + 0.07 * (0.9 + 0.1 * (1 - 29 / 500))
+    alive_fine = 0.01 * (math.exp(-29 / 90) - math.exp(-10)) / (1 - math.exp(-10)) + 0.99 * (0.9 + 0.1 * (1 - 29 / 500))
+    unknown = 0.2 * alive / (0.2 * alive + 0.8 * alive_fine)  # a second before it only runs
+    assert risks.filtered(belief, 29.0)[0] == pytest.approx(unknown, rel=1e-9) and unknown < 0.2
+
+
 def test_jobs_end_as_their_risk_says():
     """Statuses and run times of many jobs with one risk, against laws of SciPy and against the causes drawn one by one."""
     asks = {"processors": 64, "limit": 3600, "memory": 1200.0, "need": 1000.0, "need_spread": 0.2}

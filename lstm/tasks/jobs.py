@@ -157,6 +157,9 @@ def make_task(
     def answer(run_apply: Callable, split: str, change: Callable = lambda batch: batch) -> Forecasts:
         return forecasts_of(run_apply, windows(split), reads["eval_batch_size"] or reads["batch_size"], change)
 
+    def open_feed(run_apply: Callable, **how: Any) -> jobs_live.Feed:
+        return jobs_live.Feed(run_apply, net().initial_carry(1), opened, edges, **how)
+
     def report(run, split, metrics):
         validation = (
             answer(run.apply, "validation") if split != "validation" and "validation" in opened.parts() else None
@@ -196,9 +199,12 @@ def make_task(
         check=lambda: check(opened, streams, windows),
         facts=lambda: as_json(opened.facts(), opened),
         finish=lambda run_apply: calibration(run_apply, answer, opened, options),
-        predict_array=None,
-        predict_files=None,
-        live=lambda run, **how: jobs_live.open_feed(run, opened, options, edges, **how),
+        predict_files=lambda apply, paths, output, *, probabilities=True, running=False: jobs_live.predict_files(
+            lambda: open_feed(apply, running=running), opened, options, paths, output
+        ),
+        live=lambda apply, file, out, errors, **how: jobs_live.follow(
+            open_feed(apply, **how), opened, options, file, out, errors
+        ),
         picture=lambda run, split, metrics: jobs_pictures.picture(
             opened.log(), whole(metrics), edges, names, options["bad"], options
         ),

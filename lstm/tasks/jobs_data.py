@@ -105,11 +105,11 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
     @functools.cache
     def kind() -> str:
         if reads["source"] == "made":
-            return "csv"
+            return "swf"  # which it can be written as
         return reads["kind"] or (facts or {}).get("kind") or kind_of_path(path)
 
     def history(users: Any = None) -> History:
-        words = {**STATUSES[kind()], **(reads["statuses"] or {})}
+        words = {**STATUSES["csv"], **STATUSES[kind()], **(reads["statuses"] or {})}
         known = functools.cache(lambda word: class_of(word, words, class_names, faults))
         return History(class_names, known, stream=reads["stream"], users=users)
 
@@ -141,10 +141,10 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
     def header() -> list[str]:
         if facts:
             return list(facts["header"])
-        if kind() == "csv" or reads["source"] == "made":
+        if reads["source"] == "made":
             return []
-        lines = itertools.islice(lines_of(path), HEADER)
-        return list(itertools.takewhile(lambda line: line.startswith(";"), lines)) if kind() == "swf" else []
+        lines = [line.rstrip("\n") for line in itertools.islice(lines_of(path), HEADER)]
+        return list(itertools.takewhile(lambda line: line.startswith(";"), lines)) if kind() == "swf" else lines[:1]
 
     def chances() -> np.ndarray:
         return np.stack([made.chances for made in made_jobs(**made_options(reads))])

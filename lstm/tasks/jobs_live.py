@@ -1,1 +1,297 @@
-def open_feed(*a, **k): raise NotImplementedError
+"""A live feed of jobs: lines as they come, the chances of each job at once, the state of each stream kept between them."""
+
+import heapq
+import itertools
+import math
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from common.errors import STOPPED, InputError
+from common.files import find_inputs, plan_outputs
+from common.processes import Signals
+from lstm.data import job_store
+from lstm.data.job_events import NAMES, in_order
+from lstm.data.job_formats import BadLine, JobStep
+from lstm.data.job_history import Event, History
+from lstm.data.job_windows import scaled
+from lstm.data.jobs import Faults, Format, Job, open_format, read_jobs
+from lstm.tasks.jobs_data import Data
+
+SIZES = (1, 8, 64, 512)  # rows of a step: as few shapes are compiled
+WAIT = 0.5  # seconds between two looks for a signal
+LINES = 512  # that are scored together, at most, where they are there already
+SAVE = 100_000  # lines after which the state is committed
+
+
+class Answer(NamedTuple):
+    """The chances of a job's classes, `elapsed` seconds after its start (0: at its submission)."""
+
+    id: str
+    elapsed: float
+    chances: Float[np.ndarray, " k"]
+
+
+class Feed:
+    """What is known of the machine and each stream, and the model that answers.
+
+    apply: the model; carry: its state of one stream, fresh. model: its name. state: an SQLite file in which users and streams
+    beyond the `near` most recently seen are kept, and everything at `save`; '': in memory alone. running: also answer when a
+    running job outlives a bin of run time. Raises InputError for a state that is none, or another model's.
+    """
+
+    def __init__(
+        self,
+        apply: Callable,
+        carry: Any,
+        data: Data,
+        edges: np.ndarray,
+        *,
+        model: str = "",
+        state: str | Path = "",
+        near: int = 50_000,
+        running: bool = False,
+    ):
+        self.apply, self.facts, self.edges, self.model, self.running = apply, data.facts(), edges, model, running
+        self.store = job_store.open_store(state or ":memory:")
+        users = job_store.Spilling(self.store, "users", near, job_store.pack_user, job_store.unpack_user)
+        unpack = lambda text: np.frombuffer(text, np.float32)
+        self.carries = job_store.Spilling(self.store, "carries", near, np.ndarray.tobytes, unpack)
+        self.history: History = data.history(users)
+        self.places = {n: {text: i for i, text in enumerate(self.facts.names[n], 1)} for n in NAMES}
+        leaves, self.shape = jax.tree.flatten(jax.device_get(carry))
+        self.ends = np.cumsum([leaf.shape[-1] for leaf in leaves])  # of the parts of a stream's state, side by side
+        self.clock, self.lines = -math.inf, 0
+        self.watched: dict[int, np.ndarray] = {}  # of open jobs: chances given that they outlive each bin
+        self.edge_times: list[tuple[float, int, int]] = []
+        self.restore(state)
+
+    # State ----------------------------------------------------------------------------------------------------------------
+
+    def restore(self, state: str | Path) -> None:
+        """Goes on where the state was saved."""
+        found = job_store.get(self.store, "feed")
+        if found is None:
+            return
+        if found["model"] != self.model:
+            raise InputError(
+                f"--state {state}: is of another model ({found['model']}); name another file, or remove it"
+            )
+        job_store.unpack_machine(self.history, found["machine"])
+        self.clock, self.lines = found["clock"], found["lines"]
+        self.edge_times = [tuple(entry) for entry in found["edge_times"]]
+        self.watched = {number: np.array(rows, np.float32) for number, rows in found["watched"]}
+
+    def save(self) -> None:
+        """Commits everything to the file."""
+        self.history.users.flush()
+        self.carries.flush()
+        watched = [[number, rows.tolist()] for number, rows in self.watched.items()]
+        feed = {"model": self.model, "machine": job_store.pack_machine(self.history), "clock": self.clock}
+        more = {"lines": self.lines, "edge_times": self.edge_times, "watched": watched}
+        job_store.put(self.store, "feed", feed | more)
+        self.store.commit()
+
+    # Jobs -----------------------------------------------------------------------------------------------------------------
+
+    def tell(self, jobs: Sequence[Job]) -> list[Answer]:
+        """Jobs as their lines came: a new one is submitted; of one that is open more is told, its start or its end. The answers,
+        in order."""
+        events: list[Event] = []
+        asked: list[tuple[str, int, int, Any]] = []  # id, number, bin, chances where they are known
+        for job in jobs:
+            number = self.history.numbers.get(job.id)
+            if number is not None and self.history.open[number].job.submit == job.submit:
+                self.history.tell(number, job)
+                self.pass_time(
+                    max((t for t in (job.start, job.end) if not math.isnan(t)), default=-math.inf), events, asked
+                )
+            else:
+                self.pass_time(job.submit, events, asked)
+                event = self.history.submit(job)
+                number = event.number
+                events.append(event)
+                asked.append((job.id, number, 0, None))
+            if self.running and not math.isnan(job.start):
+                heapq.heappush(self.edge_times, (job.start + self.edges[1], number, 1))
+        scored = self.score(events)
+        found = [
+            Answer(name, float(self.edges[place]), (scored[number] if rows is None else rows)[place])
+            for name, number, place, rows in asked
+        ]
+        if self.running:
+            self.watched |= {number: rows for number, rows in scored.items() if number in self.history.open}
+        return found
+
+    def pass_time(self, now: float, events: list[Event], asked: list[tuple[str, int, int, Any]]) -> None:
+        """Adds the ends up to `now`, and the jobs that have outlived a bin."""
+        self.clock = max(self.clock, now)
+        for event in self.history.ended_until(self.clock):
+            events.append(event)
+            self.watched.pop(event.number, None)
+        while self.edge_times and self.edge_times[0][0] <= self.clock:
+            time, number, place = heapq.heappop(self.edge_times)
+            if number in self.history.open:
+                asked.append((self.history.open[number].job.id, number, place, self.watched.get(number)))
+                if place + 1 < len(self.edges):
+                    start = time - self.edges[place]
+                    heapq.heappush(self.edge_times, (start + self.edges[place + 1], number, place + 1))
+
+    def score(self, events: Sequence[Event]) -> dict[int, Float[np.ndarray, "bins k"]]:
+        """Events through the model, those of one stream one after the other; the chances of the submissions among them, by number."""
+        waiting: dict[str, list[Event]] = {}
+        for event in events:
+            waiting.setdefault(event.stream, []).append(event)
+        found: dict[int, np.ndarray] = {}
+        for turn in itertools.zip_longest(*waiting.values()):
+            now = [event for event in turn if event is not None]
+            for first in range(0, len(now), SIZES[-1]):
+                some = now[first : first + SIZES[-1]]
+                for event, rows in zip(some, self.step(some), strict=True):
+                    if event.submitted:
+                        found[event.number] = rows
+        return found
+
+    def step(self, events: Sequence[Event]) -> Float[np.ndarray, "n bins k"]:
+        """One event of each of some streams."""
+        size = next(size for size in SIZES if size >= len(events))
+        facts, width = self.facts, int(self.ends[-1]) if len(self.ends) else 0
+        numbers = np.zeros((size, 1, len(facts.submitted[0])), np.float32)
+        ended = np.zeros((size, 1, len(facts.ended[0])), np.float32)
+        names, submitted = np.zeros((size, 1, len(NAMES)), np.int32), np.zeros((size, 1), bool)
+        carry, fresh = np.zeros((size, width), np.float32), np.zeros(width, np.float32)
+        for row, event in enumerate(events):
+            (numbers if event.submitted else ended)[row, 0] = event.numbers
+            names[row, 0] = [self.places[name].get(getattr(event.job, name), 0) for name in NAMES]
+            submitted[row] = event.submitted
+            carry[row] = self.carries.get(event.stream, fresh)
+        valid = np.arange(size)[:, None] < len(events)
+        parts = np.split(carry, self.ends[:-1], axis=1) if width else []
+        result = self.apply(
+            {
+                "numbers": scaled(numbers, facts.submitted) * submitted[..., None],
+                "ended": scaled(ended, facts.ended) * (~submitted & valid)[..., None],
+                "names": names,
+                "submitted": submitted,
+                "valid": valid,
+                "carry": jax.tree.unflatten(self.shape, parts),
+            }
+        )
+        result = jax.device_get({name: result[name] for name in ("running", "carry")})
+        if width:
+            carry = np.concatenate(jax.tree.leaves(result["carry"]), axis=1)
+            for row, event in enumerate(events):
+                self.carries[event.stream] = carry[row]
+        return result["running"][: len(events), 0]
+
+
+# Lines --------------------------------------------------------------------------------------------------------------------
+
+
+def read_lines(file: int, stopped: Callable[[], bool]) -> Iterator[list[str]]:
+    """Lines of a file descriptor as they come, those that are there together, at most LINES; to its end, or until stopped()."""
+    rest = b""
+    while not stopped():
+        if not select.select([file], [], [], WAIT)[0]:
+            continue
+        block = os.read(file, 1 << 16)
+        if not block:
+            if rest:
+                yield [rest.decode("utf-8", "replace")]
+            return
+        *lines, rest = (rest + block).split(b"\n")
+        for first in range(0, len(lines), LINES):
+            yield [line.decode("utf-8", "replace") for line in lines[first : first + LINES]]
+
+
+def open_lines(data: Data, first: str) -> Format:
+    """The format of a feed whose first line is `first`: that of the training log, whose header stands in for one it lacks."""
+    form = open_format(data.kind(), data.reads["columns"])
+    own = first.startswith(";") if form.kind == "swf" else first.strip() in data.header() or "JobID" in first.split("|")
+    for line in [] if own else data.header():
+        form.parse(line)
+    return form
+
+
+def head(class_names: Sequence[str]) -> str:
+    return ",".join(["job", "elapsed", *class_names, "risk"])
+
+
+def line_of(answer: Answer, bad: Sequence[int]) -> str:
+    numbers = [*answer.chances, answer.chances[bad].sum()]
+    name = f'"{answer.id}"' if "," in answer.id else answer.id
+    return f"{name},{answer.elapsed:g}," + ",".join(f"{x:.5f}" for x in numbers)
+
+
+def follow(feed: Feed, data: Data, options: Mapping[str, Any], file: int, out: TextIO, errors: TextIO) -> int:
+    """Answers a feed until it ends or a signal comes, then saves. Returns 0, or 75 for a signal.
+
+    A line that cannot be read gets one in `errors`, with its number; the feed goes on.
+    """
+    bad = [options["class_names"].index(name) for name in options["bad"]]
+    form, steps, saved = None, 0, feed.lines
+    print(head(options["class_names"]), file=out, flush=True)
+    with Signals() as signals:
+        for lines in read_lines(file, signals.stop_now):
+            jobs = []
+            for line in lines:
+                feed.lines += 1
+                try:
+                    form = form or open_lines(data, line)
+                    job = form.parse(line)
+                except JobStep:
+                    steps += 1
+                except BadLine as error:
+                    print(f"line {feed.lines}: {error}", file=errors, flush=True)
+                else:
+                    jobs += [job] if job else []
+            answers = feed.tell(jobs)
+            if answers:
+                print("\n".join(line_of(answer, bad) for answer in answers), file=out, flush=True)
+            if feed.lines - saved >= SAVE:
+                feed.save()
+                saved = feed.lines
+        feed.save()
+        stopped = signals.stop_now()
+    for line in [*data.faults(), *([f"{steps:,} steps of jobs, passed over"] if steps else [])]:
+        print(f"warning: {line}", file=errors)
+    return STOPPED if stopped else 0
+
+
+# Files --------------------------------------------------------------------------------------------------------------------
+
+ENDINGS = (".swf", ".csv", ".tsv", ".txt", ".sacct", ".gz")
+
+
+def predict_files(
+    feed: Callable[[], Feed], data: Data, options: Mapping[str, Any], paths: Sequence[str | Path], output: Path
+) -> list[Path]:
+    """Writes OUTPUT/NAME.csv for each log among `paths`, as a live feed would answer its lines from a fresh state."""
+    targets = plan_outputs(find_inputs(paths, ENDINGS, "logs"), output, ".csv", lambda path: is_ours(path, options))
+    bad = [options["class_names"].index(name) for name in options["bad"]]
+    output.mkdir(parents=True, exist_ok=True)
+    for target, path in targets.items():
+        faults, own = Faults(), feed()
+        blocks = read_jobs(path, data.kind() if path.suffix == ".csv" else "", data.reads["columns"], faults=faults)
+        jobs = in_order(itertools.chain.from_iterable(blocks), faults=faults)
+        aside = target.with_name(f".{target.name}")
+        with aside.open("w", encoding="utf-8") as file:
+            print(head(options["class_names"]), file=file)
+            while some := list(itertools.islice(jobs, LINES)):
+                file.writelines(line_of(answer, bad) + "\n" for answer in own.tell(some))
+        aside.replace(target)
+        for line in faults.report():
+            print(f"warning: {path}: {line}", file=sys.stderr)
+    return list(targets)
+
+
+def is_ours(path: Path, options: Mapping[str, Any]) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().rstrip("\n") == head(options["class_names"])
