@@ -1,6 +1,6 @@
 """LLNL's Atlas log: 43,778 jobs of 131 users, November 2006 to June 2007; how the last 20 % end. docs/jobs.md has more.
 
-    DATA_ROOT=... python -m experiments.train --config configs/lstm_jobs_atlas.py --workdir runs/atlas
+DATA_ROOT=... python -m experiments.train --config configs/lstm_jobs_atlas.py --workdir runs/atlas
 """
 
 from common.config import variants

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from common.errors import InputError
 from common.record import machine, versions, write_result
-from experiments import bench_land_cover, bench_lstm, bench_ops, bench_scale, bench_together, bench_unet
+from experiments import bench_jobs, bench_land_cover, bench_lstm, bench_ops, bench_scale, bench_together, bench_unet
 from experiments.arguments import parser
 from experiments.plan import size
 
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, tuple[Callable[[Sequence[str], int], list[dict[str, Any]]]
     "scale": (bench_scale.measure, ()),
     "together": (bench_together.measure, ()),
     "land_cover": (bench_land_cover.measure, ()),
+    "jobs": (bench_jobs.measure, ()),
 }
 
 

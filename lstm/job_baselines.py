@@ -5,7 +5,6 @@ read are the network's own, of which History sees to it that they are known at s
 least loss on the validation part, of models that are fitted to what comes before it.
 """
 
-import itertools
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -29,8 +28,9 @@ LEAST = 20  # jobs of the training part that a name must occur in
 MOST = 300_000  # jobs that a model is fitted to: of more, evenly chosen ones
 BLOCK = 100_000  # jobs whose numbers are held at a time
 WEIGHT = 1.0  # of the training part's shares beside the jobs that a user has seen end
-STRENGTHS = ((0.01,), (0.001,), (0.1,), (1.0,))  # C of the regression, the inverse of the penalty
-BOOSTINGS = tuple(itertools.product((0.1,), (16, 6), (150,))) + tuple(itertools.product((0.03,), (16, 6), (400,)))
+STRENGTHS = ((0.001,), (0.0001,), (0.01,), (0.1,))  # C of the regression, the inverse of the penalty
+# Of the boosting: learning rate, leaves, rounds at most; on the validation part every number of rounds up to it is looked at.
+BOOSTINGS = ((0.1, 16, 100), (0.1, 6, 100), (0.03, 16, 250), (0.03, 6, 250))
 ROUNDS = 300  # of the regression's solver
 
 
@@ -118,22 +118,21 @@ def last_ended(
     names: Sequence[str],
     shares: Float64[np.ndarray, " k"],
 ) -> Float64[np.ndarray, "m k"]:
-    """As the last job of the same user and program that had ended, else of the user, else `shares`: how likely that is, is told by
-    how often it was so for the `known` jobs (at least half, or it were another rule)."""
+    """As the last job of the same user and program that had ended, else of the user, else `shares`. How likely that is, and what
+    else, is told by how often it was so for the `known` jobs, by that job's class; at least half, or it were another rule."""
     found = np.tile(shares, (len(jobs), 1))
-    others = np.where(np.eye(len(names), dtype=bool), 0, shares)
-    left = others.sum(1, keepdims=True)
-    others = np.where(left > 0, others / np.maximum(left, 1e-12), (1 - np.eye(len(names))) / max(len(names) - 1, 1))
     where = History(names, lambda word: -1).submitted_names()
+    classes, label = np.arange(len(names)), log.jobs.label[known]
     for kind in ("user", "user and program"):  # the better one last: it overwrites
         columns = [where.index((kind, f"last {name}")) for name in names]
         last, before = log.submitted[jobs][:, columns], log.submitted[known][:, columns]
-        told = before.any(1)
-        hits = (before.argmax(1) == log.jobs.label[known])[told]
-        sure = max(hits.mean(), 0.5) if len(hits) else 0.5
-        has = last.any(1)
-        place = last.argmax(1)[has]
-        found[has] = sure * np.eye(len(names))[place] + (1 - sure) * others[place]
+        follow = np.zeros((len(names), len(names)))
+        np.add.at(follow, (before.argmax(1), label), before.any(1))
+        follow = (follow + shares + 1e-6) / (follow + shares + 1e-6).sum(1, keepdims=True)
+        sure, other = np.maximum(np.diagonal(follow), 0.5), np.where(np.eye(len(names), dtype=bool), 0, follow)
+        follow = other * ((1 - sure) / other.sum(1))[:, None]
+        follow[classes, classes] = sure
+        found[last.any(1)] = follow[last.argmax(1)[last.any(1)]]
     return found
 
 

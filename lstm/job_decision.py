@@ -12,7 +12,7 @@ from lstm.job_scores import Forecasts, bad_classes, calibration, is_known, risk_
 
 THRESHOLDS = np.linspace(0, 1, 101)
 SHOWN = 60  # jobs of a history, at most
-EARLIER = 10  # jobs of the same user, at least, where there is such a case
+EARLIER = 10  # forecast jobs of the same user before it, at least, where there is such a case
 EXTREME = 0.05  # of the jobs of a sort: those whose risk is far from right, of which the largest is shown
 BINS = 10  # of a reliability curve
 OWN = ("time", "request")  # the kinds of numbers that tell of the job alone, not of earlier ones
@@ -236,8 +236,11 @@ def cases_of(log: Log, ends: Ends, forecasts: Forecasts, names: Sequence[str], b
     risk[ids[ids >= 0]] = risk_of(forecasts, names, bad)[ids >= 0]
     user = np.asarray(log.jobs.codes[:, 0])
     order = np.argsort(user, kind="stable")  # the jobs of each user, in their order
-    rank = np.empty(len(log), np.int64)
-    rank[order] = np.arange(len(log)) - np.searchsorted(user[order], user[order])
+    begin = np.searchsorted(user[order], np.arange(user.max() + 1))
+    place = np.empty(len(log), np.int64)
+    place[order] = np.arange(len(log))
+    forecast = np.concatenate([[0], np.cumsum(np.isfinite(risk[order]))])
+    earlier = forecast[place] - forecast[begin[user]]  # forecast jobs of the same user before each job
     found: list[Case] = []
     for title, sort, sign in (
         ("Ended badly, with a high risk", ends.bad, -1),
@@ -245,19 +248,27 @@ def cases_of(log: Log, ends: Ends, forecasts: Forecasts, names: Sequence[str], b
         ("A false alarm", ~ends.bad, -1),
     ):
         taken = [case.job for case in found]
-        job = extreme(ends, sort & ~np.isin(ends.job, taken), sign, rank, user, user[taken])
+        job = extreme(ends, sort & ~np.isin(ends.job, taken), sign, earlier, user, user[taken])
         if job is not None:
-            own = order[np.searchsorted(user[order], user[job]) :][: rank[job] + 1][-SHOWN:]
+            own = order[begin[user[job]] : place[job] + 1][-SHOWN:]
             ended = (log.jobs.label[own] >= 0) & (log.jobs.end[own] <= log.jobs.submit[job]) & (own != job)
             label = np.asarray(log.jobs.label[own])
             found.append(Case(title, job, own, np.where(ended, label, -1), label, risk[own]))
     return found
 
 
-def extreme(ends: Ends, sort: Bool[np.ndarray, " n"], sign: int, rank, user, users) -> int | None:
-    """The number of one job of a sort. sign: -1 where its risk shall be high."""
+def extreme(
+    ends: Ends,
+    sort: Bool[np.ndarray, " n"],
+    sign: int,
+    earlier: Int64[np.ndarray, " log"],
+    user: Int[np.ndarray, " log"],
+    users: Int[np.ndarray, " m"],
+) -> int | None:
+    """The number of one job of a sort; None without one. sign: -1 where its risk shall be high. earlier, user: of each job of the
+    log; users: those that it should not be of."""
     rows = np.flatnonzero(sort)
-    for better in (lambda jobs: rank[jobs] >= EARLIER, lambda jobs: ~np.isin(user[jobs], users)):
+    for better in (lambda jobs: earlier[jobs] >= EARLIER, lambda jobs: ~np.isin(user[jobs], users)):
         wanted = better(ends.job[rows])
         rows = rows[wanted] if wanted.any() else rows
     if not len(rows):

@@ -255,9 +255,10 @@ def drawn(
             found[row] = [score(rows_of(f, rows)) for f in several]
     else:
         # Confusions add: those of a draw are a weighted sum of those of the groups.
-        tables = [group_confusions(f, place, count) for f in several]
-        for row, weight in enumerate(times):
-            found[row] = [MATRIX_SCORES[score](np.tensordot(weight, t, 1)[None])[0] for t in tables]
+        tables = np.stack([group_confusions(f, place, count) for f in several])
+        matrices = [np.tensordot(tables, weight, (1, 0)) for weight in times]
+        for column in range(len(several) if matrices else 0):
+            found[:, column] = MATRIX_SCORES[score](np.stack([one[column] for one in matrices]))
     return found
 
 
@@ -278,7 +279,7 @@ def decided(probabilities: Float[np.ndarray, "n k"], offsets: Float[np.ndarray, 
 
 
 def shifted(probabilities: Float[np.ndarray, "n k"], offsets: Float[np.ndarray, " k"]) -> Float[np.ndarray, "n k"]:
-    """Probabilities with the same sums whose greatest is what is `decided`; no longer what is likely to happen."""
+    """Probabilities of which the greatest is what is `decided`, for scores that take such; they no longer say how likely it is."""
     weighed = np.maximum(probabilities, LEAST, dtype=np.float64) * np.exp(offsets - np.max(offsets))
     return weighed / weighed.sum(1, keepdims=True)
 

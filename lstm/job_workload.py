@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int, Int64
 
+from common.chart import short
 from lstm.data.job_events import NAMES, Log
 from lstm.data.job_history import DAY, MONDAY, WEEK
 from lstm.job_decision import sizes_of
@@ -62,16 +63,15 @@ class Workload(NamedTuple):
 def workload_of(log: Log, classes: int, bad: Sequence[int]) -> Workload:
     """classes: how many there are. bad: those that are bad."""
     jobs = log.jobs
-    hour, weekday = (
-        (jobs.submit % DAY // 3600).astype(np.int64),
-        ((jobs.submit - MONDAY) % WEEK // DAY).astype(np.int64),
-    )
+    hour = (jobs.submit % DAY // 3600).astype(np.int64)
+    weekday = ((jobs.submit - MONDAY) % WEEK // DAY).astype(np.int64)
     hours = hours_of(log)
     counted = lambda place, names: groups_of(place, names, hours, jobs.label, classes)
     waits = jobs.start - jobs.submit
     named = {name: jobs.codes[:, NAMES.index(name)] for name in ("user", "program")}
     found = {name: busiest(named[name], log.names[name], hours, jobs.label, classes) for name in named}
-    of_users = np.bincount(named["user"][np.isin(jobs.label, bad)])
+    told = {name: [place for place, text in enumerate(log.names[name]) if text] for name in named}
+    of_users = np.bincount(named["user"][np.isin(jobs.label, bad)], minlength=len(log.names["user"]))[told["user"]]
     return Workload(
         len(log),
         int((jobs.label < 0).sum()),
@@ -84,10 +84,10 @@ def workload_of(log: Log, classes: int, bad: Sequence[int]) -> Workload:
         filled(counted(*in_seconds(jobs.run))),
         filled(counted(*in_seconds(waits))) if (waits > 0).any() else None,  # SWF: an unknown wait is read as 0
         found["user"],
-        len(log.names["user"]),
+        len(told["user"]),
         fewest(of_users),
         found["program"],
-        len(log.names["program"]),
+        len(told["program"]),
     )
 
 
@@ -142,7 +142,7 @@ def in_sizes(processors: np.ndarray) -> tuple[Int[np.ndarray, " n"], list[str]]:
     """By powers of two: 1, 2, 3 to 4, 5 to 8, ...; last those that the log never told."""
     steps = np.ceil(np.log2(np.maximum(processors, 1))).astype(np.int64)
     most = int(steps.max(initial=0))
-    span = lambda k: f"{2**k:,}" if k < 2 else f"{2 ** (k - 1) + 1:,} to {2**k:,}"
+    span = lambda k: short(2**k) if k < 2 else f"{short(2 ** (k - 1) + 1)} to {short(2**k)}"
     return np.where(processors > 0, steps, most + 1), [*map(span, range(most + 1)), "not known"]
 
 

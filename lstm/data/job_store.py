@@ -123,6 +123,7 @@ def pack_machine(history: History) -> dict[str, Any]:
     return {
         "programs": [[name, summary.state()] for name, summary in history.programs.items()],
         "open": [[number, list(job), label, asked] for number, (job, label, asked) in history.open.items()],
+        "numbers": list(history.numbers.items()),
         "recent": list(history.recent.items()),
         "ends": history.ends,
         "starts": history.starts,
@@ -137,7 +138,7 @@ def unpack_machine(history: History, state: dict[str, Any]) -> None:
         history.programs[name] = Summary.of_state(summary)
     for number, job, label, asked in state["open"]:
         history.open[number] = Open(Job(*job), label, asked)
-        history.numbers[job[0]] = number
+    history.numbers = dict(state["numbers"])
     history.recent.update(state["recent"])
     history.ends, history.starts = ([(time, number) for time, number in state[name]] for name in ("ends", "starts"))
     history.waiting = dict(state["waiting"])

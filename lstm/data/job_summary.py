@@ -1,6 +1,7 @@
 """A running account of some jobs: of one user, of one program, of both."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 FAST, SLOW = 0.2, 0.05  # how much the newest outcome counts in a running share
@@ -87,7 +88,7 @@ class Summary:
         ]
 
     @staticmethod
-    def names(classes: list[str]) -> list[str]:
+    def names(classes: Sequence[str]) -> list[str]:
         shares = [f"{what} {c}" for what in ("lately", "long", "last", "last but one", "run time") for c in classes]
         return shares + [
             "ended", "submitted", "open", "streak", "burst", "since end", "since submission", "oldest open", "newest open"

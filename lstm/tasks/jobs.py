@@ -20,7 +20,7 @@ from lstm.data.job_history import History
 from lstm.data.job_windows import Streams, Windows
 from lstm.job_model import JobModel, alive_nats, still_running, time_nats
 from lstm.job_scores import Forecasts
-from lstm.tasks import jobs_live
+from lstm.tasks import jobs_live, jobs_pages, jobs_pictures
 from lstm.tasks.jobs_data import Data, as_json, open_data
 
 INPUTS = ("numbers", "ended", "names", "submitted", "valid")  # what the model reads of a batch

@@ -28,6 +28,8 @@ from lstm.job_scores import Forecasts, bad_classes, calibration, running_scores,
 from lstm.job_workload import Groups, Workload, workload_of
 from lstm.tasks.jobs_pictures import LONGEST, case_section, clipped, curves, date, duration, percent, rounded
 
+EVERY = "every job, at submission"
+DAY = "%Y-%m-%d"
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -90,12 +92,12 @@ def decision_section(
     all_hours = float((ends.run / 3600 * ends.processors).sum()) / options["per_node"]
     found = decision_of(ends, edges, THRESHOLDS, options)
     policies = {}
-    for name, first in (("from the risk on, at any time", False), ("the same, at submission alone", True)):
+    for name, first in (("from the threshold on, at any time", False), ("the same, at submission alone", True)):
         threshold = best_threshold(decision_of(chosen_on, edges, THRESHOLDS, options, first))
         policies[name] = decision_of(ends, edges, np.array([threshold]), options, first)
     perfect = ends._replace(risk=np.repeat(ends.bad[:, None].astype(float), len(edges), 1))
-    policies["every job, at submission"] = decision_of(ends, edges, np.zeros(1), options, True)
-    policies["who knew each end, at submission"] = decision_of(perfect, edges, np.ones(1), options, True)
+    policies[EVERY] = decision_of(ends, edges, np.zeros(1), options, True)
+    policies["knowing each end, at submission"] = decision_of(perfect, edges, np.ones(1), options, True)
     best = next(iter(policies.values()))
     where = "the validation part" if chosen_on is not ends else f"{split} itself, so that this is too rosy"
     lines = {
@@ -106,8 +108,14 @@ def decision_section(
         "moved": list(zip(THRESHOLDS.tolist(), (found.moved / len(ends.job)).tolist(), strict=True)),
         "in vain": list(zip(THRESHOLDS.tolist(), (found.moved_in_vain / len(ends.job)).tolist(), strict=True)),
     }
+    every = policies[EVERY]
+    gains = {
+        "by risk": list(zip((found.moved / len(ends.job)).tolist(), found.net.tolist(), strict=True)),
+        "at random, at submission": [(0.0, 0.0), (1.0, float(every.net[0]))],
+    }
     mark = {"mark": float(best.threshold[0]), "note": "chosen"} if np.isfinite(best.threshold[0]) else {}
     charts = curves("node-hours against the threshold", lines, **mark)
+    charts += curves("net against the share of the jobs moved", gains)
     charts += curves("share of the jobs against the threshold", counts, **mark)
     named = " or ".join(map(html.escape, bad))
     return (
@@ -116,7 +124,8 @@ def decision_section(
         f"until then, since it is done again, and {options['move_hours']:g} h of its processors for each job that is moved. "
         "What jobs use where they are moved to is not counted: they need it anyhow.</p>"
         f"{cards(outcome(best, len(ends.job), all_hours))}"
-        f"<p>{sentence(best, where, split, len(ends.job), all_hours)}{left_out(ends)}</p>"
+        f"<p>{sentence(best, where, split, len(ends.job), all_hours)} To move every job when it is submitted would net "
+        f"{rounded(every.net[0])}: the forecasts add {rounded(best.net[0] - every.net[0])}.{left_out(ends)}</p>"
         f'<div class="charts">{charts}</div><h3>Beside other rules</h3>{policy_table(policies, all_hours)}'
     )
 
@@ -140,12 +149,13 @@ def sentence(found: Decision, where: str, split: str, jobs: int, hours: float) -
         f"{short(jobs)} jobs, {short(int(found.moved_in_vain[0]))} of them in vain: {rounded(found.saved[0])} node-hours are "
         f"saved, {rounded(found.lost[0])} lost, net {rounded(found.net[0])}, "
         f"{percent(found.net[0] / hours if hours else np.nan)} of the {rounded(hours)} that these jobs used."
+        + (" To move none would have been better." if found.net[0] < 0 else "")
     )
 
 
 def left_out(ends: Ends) -> str:
-    text = f" {short(ends.unknown)} jobs without a known end are left out." if ends.unknown else ""
-    return text + (f" {short(ends.unsized)} jobs of unknown size count as one processor." if ends.unsized else "")
+    text = f" Left out, since their end is not known: {short(ends.unknown)}." if ends.unknown else ""
+    return text + (f" Of unknown size, taken as one processor: {short(ends.unsized)}." if ends.unsized else "")
 
 
 def policy_table(policies: Mapping[str, Decision], hours: float) -> str:
@@ -213,7 +223,7 @@ def workload_section(
     """What the whole log holds."""
     load = workload_of(log, len(names), bad_classes(names, bad))
     part = parts[split]
-    period = lambda first, last: f"{date(first)} to {date(last)}"
+    period = lambda first, last: f"{date(first, DAY)} to {date(last, DAY)}"
     own = period(log.jobs.submit[part.first], log.jobs.submit[part.last - 1])
     facts = {
         "jobs": (short(load.jobs), period(load.first, load.last)),
@@ -243,7 +253,7 @@ def workload_section(
     wrong = "".join(f"<li>{html.escape(line)}</li>" for line in faults)
     return (
         f"{cards(facts)}<h3>Jobs by hour of the day and weekday</h3>{arrival_table(load)}"
-        f'<div class="charts">{curves("share of each class by hour of submission", lines)}</div>{"".join(shown)}'
+        f'<div class="charts" style="margin:22px 0">{curves("share of each class by hour of submission", lines)}</div>{"".join(shown)}'
         + (f"<h3>What was wrong with the log</h3><ul>{wrong}</ul>" if wrong else "")
     )
 
@@ -299,6 +309,6 @@ def importance_table(own: Mapping[str, float], found: Mapping[str, Mapping[str, 
     return (
         "<p>One kind of inputs at a time is mixed between the jobs of a batch: the more the answers suffer, the more the model "
         "leans on it. Kinds that tell the same can stand in for each other. names: user, group, program, queue and partition, as "
-        "embedded; ended: what the stream tells of jobs that ended; past: all that tells of earlier jobs, at once.</p>"
+        "embedded; ended: what the stream tells of jobs that ended; past: these, and all numbers but time and request, at once.</p>"
         + number_table(["mixed", "loss, nats", "change", "AUROC of a bad end", "change"], rows)
     )

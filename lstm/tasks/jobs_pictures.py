@@ -19,15 +19,15 @@ COLOURS = ("#2563eb", "#e0731d", "#0f9d76", "#b1409a", "#8a6d00", "#64748b")  # 
 
 
 def duration(seconds: float) -> str:
-    """'12 s', '5 min', '2.5 h', '3 d'."""
+    """'12 s', '5 min', '2.5 h', '3 d': two digits."""
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
+    return f"{seconds:.2g} s"
 
 
-def date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+def date(seconds: float, form: str = "%Y-%m-%d %H:%M") -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime(form)
 
 
 def rounded(value: float) -> str:
@@ -56,12 +56,17 @@ def curves(
     xs, ys = ([p[i] for points in series.values() for p in points] for i in (0, 1))
     if not xs:
         return ""
-    y_ticks = ticks(min(ys), max(ys))
-    x_ticks = range(len(labels)) if labels else [x for x in ticks(min(xs), max(xs)) if min(xs) <= x <= max(xs)]
+    low = 0 if -0.03 * (max(ys) - min(ys)) < min(ys) < 0 else min(ys)  # no tick for a line that just dips below 0
+    y_ticks = ticks(low, max(ys))
+    x_ticks = (
+        range(0, len(labels), -(-len(labels) // 6))
+        if labels
+        else [x for x in ticks(min(xs), max(xs)) if min(xs) <= x <= max(xs)]
+    )
     place_x = spread(min(xs), max(xs), LEFT + 8 * bool(labels), WIDTH - RIGHT - 16 * bool(labels))
     place_y = spread(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     at = lambda x, y: (round(place_x(x), 1), round(place_y(y), 1))
-    body = [grid_line(place_y(y), short(y)) for y in y_ticks]
+    body = [grid_line(place_y(y), short(y) if abs(y) < 10_000 else f"{short(y / 1000)}k") for y in y_ticks]
     for x in x_ticks:
         if min(xs) <= x <= max(xs):
             text = html.escape(labels[x]) if labels else short(x)
@@ -70,7 +75,7 @@ def curves(
         x, end = place_x(mark), "end" if mark > (min(xs) + max(xs)) / 2 else "start"
         body.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" {DASHED}/>')
         beside = x + (-6 if end == "end" else 6)
-        body.append(f'<text x="{beside:.1f}" y="{TOP + 10}" text-anchor="{end}">{html.escape(note)}</text>')
+        body.append(f'<text x="{beside:.1f}" y="{HEIGHT // 2}" text-anchor="{end}">{html.escape(note)}</text>')
     body += [one_line(place % 6, name, points, at) for place, (name, points) in enumerate(series.items()) if points]
     key = "".join(
         f'<span class="key"><i class="line{place % 6}"></i>{html.escape(name)}</span>'
@@ -174,11 +179,8 @@ def case_text(
     codes = dict(zip(NAMES, log.jobs.codes[case.job].tolist(), strict=True))
     named = [f"{f} {clipped(log.names[f][codes[f]])}" for f in ("user", "program") if log.names[f][codes[f]]]
     run, processors = ends.run[row], ends.processors[row]
-    later = [
-        f"{risk:.2f} after {duration(edge)}"
-        for risk, edge in zip(ends.risk[row, 1:], edges[1:], strict=True)
-        if edge <= run
-    ]
+    last = np.flatnonzero(edges <= run)[-1]
+    later = f", {ends.risk[row, last]:.2f} after it ran for {duration(edges[last])}" if last else ""
     facts = [
         f"Job {log.jobs.id[case.job].decode(errors='replace')}",
         *named,
@@ -186,7 +188,7 @@ def case_text(
         f"{short(float(processors))} processors",
         f"ran {duration(run)}, {rounded(run / 3600 * processors / options['per_node'])} node-hours",
         f"ended as {names[ends.label[row]]}",
-        f"risk {case.risk[-1]:.2f} at submission" + (f"; while it ran {', '.join(later)}" if later else ""),
+        f"risk {case.risk[-1]:.2f} at submission{later}",
     ]
     return html.escape(" \N{MIDDLE DOT} ".join(facts))
 
