@@ -75,4 +75,5 @@ def smoke(config: ConfigDict) -> ConfigDict:
     config.optimizer.learning_rate = 1e-2
     config.loop.duration, config.loop.eval, config.loop.save = "40 steps", "50%", "50%"
     config.loop.log = "5 steps"
+    config.loop.eval_split, config.loop.score_split = "validation", "test"
     return config

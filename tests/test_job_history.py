@@ -409,8 +409,8 @@ def test_a_spilling_dict_is_a_dict(steps, limit):
 def test_a_summary_is_its_state():
     summary = Summary(3)
     for number in range(4):
-        summary.submit(number, 10.0 * number)
+        summary.submit(number, 10.0 * number, [number, 0.0, 1.0])
     summary.end(1, 35.0, 2, 5.0)
     again = Summary.of_state(json.loads(json.dumps(summary.state())))
-    assert again.numbers(99.0) == summary.numbers(99.0) and again.open == {0: 0.0, 2: 20.0, 3: 30.0}
-    assert len(Summary.names(CLASSES)) == len(summary.numbers(0.0))
+    assert again.numbers(99.0, [1.0, 2.0, 3.0]) == summary.numbers(99.0, [1.0, 2.0, 3.0]) and again.open == {0: 0.0, 2: 20.0, 3: 30.0}
+    assert len(Summary.names(CLASSES)) == len(summary.numbers(0.0, [0.0] * 3))

@@ -13,11 +13,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
-from lstm.data.job_summary import LONG_AGO, Summary, log1p, one_hot
+from lstm.data.job_summary import LONG_AGO, REQUESTS, Summary, log1p, one_hot
 from lstm.data.jobs import Job
 
 DAY, WEEK, MONDAY = 86_400.0, 604_800.0, 4 * 86_400.0  # 1970-01-05 was a Monday
-REQUESTS = ("processors", "time_limit", "memory")
 STREAMS = ("user", "group", "program", "queue", "partition", "machine")
 MACHINE = 0.02  # how much the newest outcome counts in the machine's shares
 SIZES, PROGRAMS, MOST = 16, 256, 65_536  # kept of a pair, of a user, of the machine: programs, jobs that ended
@@ -109,8 +108,9 @@ class History:
         asked = {name: wanted(job, name, pair, user) for name in REQUESTS}
         size = self.size(pair, asked["processors"])
         numbers = self.at_submission(job, asked, user, pair, program, size)
+        logs = [log1p(asked[name]) for name in REQUESTS]
         for summary in (user.all, pair.all, program, size):
-            summary.submit(number, now)
+            summary.submit(number, now, logs)
         pair.asked, user.asked, user.last_event = asked, asked, max(now, user.last_event)
         self.users[job.user] = user
         self.rate, self.rate_at = self.rate_now(now) + 1, max(now, self.rate_at)
@@ -186,18 +186,19 @@ class History:
     ) -> list[float]:
         """The numbers of `submitted_names`."""
         now = job.submit
+        logs = [log1p(asked[name]) for name in REQUESTS]
         before = [pair.asked.get(name, asked[name]) for name in REQUESTS]
-        changes = [log1p(asked[name]) - log1p(old) for name, old in zip(REQUESTS, before, strict=True)]
+        changes = [new - log1p(old) for new, old in zip(logs, before, strict=True)]
         return [
             *circle(now, DAY),
             *circle(now - MONDAY, WEEK),
-            *(log1p(asked[name]) for name in REQUESTS),
+            *logs,
             *changes,
             float(bool(pair.asked) and not any(changes)),
-            *user.all.numbers(now),
-            *pair.all.numbers(now),
-            *program.numbers(now),
-            *size.numbers(now),
+            *user.all.numbers(now, logs),
+            *pair.all.numbers(now, logs),
+            *program.numbers(now, logs),
+            *size.numbers(now, logs),
             *self.shares,
             log1p(self.running),
             log1p(self.queued),

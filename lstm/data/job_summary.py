@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+REQUESTS = ("processors", "time_limit", "memory")
+USUAL = 0.02  # how much the newest job counts, at least, in what is usually asked for
 FAST, SLOW = 0.2, 0.05  # how much the newest outcome counts in a running share
 LONG_AGO = 16.0  # log(1 + seconds) of what never was: about 100 days
 BURST = 60.0  # seconds between two submissions of one burst
@@ -19,7 +21,8 @@ def one_hot(place: int, count: int) -> list[float]:
 
 
 class Summary:
-    """Of the jobs of one user, program, or both: running shares of the classes that ended, the last two, and what is open."""
+    """Of the jobs of one user, program, or both: running shares of the classes that ended, the last two, how long they ran, what
+    is open, and what they usually ask for."""
 
     __slots__ = (
         "burst",
@@ -27,18 +30,21 @@ class Summary:
         "fast",
         "last",
         "last_end",
+        "last_run",
         "last_submit",
         "open",
         "run",
         "slow",
         "streak",
         "submitted",
+        "usual",
     )
 
     def __init__(self, classes: int):
         self.fast, self.slow, self.run = [1 / classes] * classes, [1 / classes] * classes, [0.0] * classes
         self.last, self.last_end, self.last_submit = [-1, -1], -math.inf, -math.inf
         self.ended = self.submitted = self.streak = self.burst = 0
+        self.last_run, self.usual = 0.0, [0.0] * len(REQUESTS)
         self.open: dict[int, float] = {}
 
     def end(self, number: int, time: float, label: int, run: float) -> None:
@@ -53,19 +59,23 @@ class Summary:
         long = log1p(run)
         self.run[label] = self.run[label] + 0.3 * (long - self.run[label]) if self.run[label] else long
         self.ended += 1
+        self.last_run = long
         self.streak = self.streak + 1 if self.last[0] == label else 1
         self.last = [label, self.last[0]]
 
-    def submit(self, number: int, time: float) -> None:
+    def submit(self, number: int, time: float, asked: Sequence[float]) -> None:
+        """Job `number` is submitted at `time`; asked: the logs of its REQUESTS."""
         self.burst = self.burst + 1 if time - self.last_submit < BURST else 0
         self.submitted += 1
+        weight = max(1 / self.submitted, USUAL)
+        self.usual = [old + weight * (new - old) for old, new in zip(self.usual, asked, strict=True)]
         self.last_submit = time
         self.open[number] = time
         if len(self.open) > MOST_OPEN:
             del self.open[next(iter(self.open))]
 
-    def numbers(self, now: float) -> list[float]:
-        """As `names`, at the moment `now`."""
+    def numbers(self, now: float, asked: Sequence[float]) -> list[float]:
+        """As `names`, at the moment `now`, for a job that asks for `asked`."""
         classes = len(self.fast)
         since = lambda time: min(log1p(now - time), LONG_AGO) if time > -math.inf else LONG_AGO
         oldest = log1p(now - next(iter(self.open.values()))) if self.open else 0.0
@@ -85,13 +95,16 @@ class Summary:
             since(self.last_submit),
             oldest,
             newest,
+            self.last_run,
+            *(new - old if self.submitted else 0.0 for new, old in zip(asked, self.usual, strict=True)),
         ]
 
     @staticmethod
     def names(classes: Sequence[str]) -> list[str]:
         shares = [f"{what} {c}" for what in ("lately", "long", "last", "last but one", "run time") for c in classes]
         return shares + [
-            "ended", "submitted", "open", "streak", "burst", "since end", "since submission", "oldest open", "newest open"
+            "ended", "submitted", "open", "streak", "burst", "since end", "since submission", "oldest open", "newest open",
+            "last run time", *(f"{name} against the usual" for name in REQUESTS)
         ]  # fmt: skip
 
     def state(self) -> list[Any]:
