@@ -29,10 +29,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.task.move_hours = 0.1  # what moving a job costs, in hours of its processors
     config.task.per_node = 1  # processors of a node
 
-    config.model.hidden = [64]
+    config.model.hidden = [128]
     config.model.embed = 16
-    config.model.width = 64  # of an event, as the stack reads it
-    config.model.head = 64  # of the layer before the answers
+    config.model.width = 128  # of an event, as the stack reads it
+    config.model.head = 128  # of the layer before the answers
     config.model.identity_dropout = 0.1  # share of users, programs ... that training reads as unseen
     config.model.input_dropout = 0.2
     config.model.output_dropout = 0.2
@@ -43,19 +43,19 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.columns = ConfigDict()  # of a CSV: {field of a Job: its column}
     config.data.statuses = ConfigDict()  # {word of the log: class, "" for not ended}, over the usual ones
     config.data.users = 40  # of the made log
-    config.data.jobs = 20000
+    config.data.jobs = 300_000
     config.data.made_seed = 0
     config.data.stream = "user"  # what sequences go by: user, group, program, queue, partition, or machine
     config.data.parts = [0.7, 0.8, 1.0]  # shares of the jobs, in time, before the ends of train, validation and test
     config.data.train_on = "train"  # or "train+validation"
-    config.data.known_after = 5  # jobs of the training part from which on a name is known
+    config.data.known_after = 20  # jobs of the training part from which on a name is known
     config.data.scratch = ""  # the folder of the encoded log's files; "": where the system keeps such
     config.data.batch_size = 32
     config.data.bptt = 64  # events of each row in a step
     config.data.restart = 0.02  # share of the rows whose state begins anew at a step
 
     config.optimizer.weight_decay = 1e-4
-    config.loop.duration = "10 epochs"
+    config.loop.duration = "8 epochs"
     config.loop.eval = "10%"
     config.loop.save = "10%"
     return smoke(config) if "smoke" in names else config

@@ -16,12 +16,16 @@ def get_config(variant: str = ""):
     config = jobs("log")
     config.data.log = "hpc-job-logs/LLNL-Atlas-2006-2.1-cln.swf.gz"
     config.task.per_node = 8
+    config.data.known_after = 5
+    config.model.hidden = [192]
+    config.model.width = config.model.head = 192
+    config.model.input_dropout = config.model.output_dropout = config.model.identity_dropout = 0.3
     config.loop.duration = "8 epochs"
     if "select" in names:
         config.loop.score_split = "validation"
     else:
         config.data.train_on = "train+validation"
-        config.task.temperature = 0.98  # that of `:select`
+        config.task.temperature = 0.95  # that of `:select`
         config.loop.eval = "100%"  # of the training part: only the last checkpoint counts
         config.loop.save = "50%"
         config.loop.eval_split = "train"

@@ -13,4 +13,6 @@ def get_config(variant: str = ""):
     config = jobs("log")
     config.data.log = "hpc-job-logs/CEA-Curie-sample.swf.gz"
     config.task.per_node = 16
+    config.data.known_after = 5
+    config.model.input_dropout = config.model.output_dropout = config.model.identity_dropout = 0.3
     return smoke(config) if "smoke" in names else config

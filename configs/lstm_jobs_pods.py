@@ -36,4 +36,6 @@ def get_config(variant: str = ""):
     )
     config.data.stream = "queue"
     config.data.batch_size, config.data.bptt = 8, 32
+    config.data.known_after = 5
+    config.model.input_dropout = config.model.output_dropout = config.model.identity_dropout = 0.3
     return smoke(config) if "smoke" in names else config

@@ -191,6 +191,23 @@ def sentences() -> str:
     return markdown(["test passages", *(f"{kind}, {span}" for kind in ("pronoun", "topic") for span in spans)], rows)
 
 
+def jobs(name: str) -> str:
+    """A row for each method on a log: scores, and by how much the LSTM leads, with the interval over users."""
+    result = read(name)
+    if "baselines" not in result:
+        raise InputError(f"{RESULTS / name}.json: no baselines; run experiments.baselines --record {name}")
+    scores = ["accuracy", "f1/macro", "auroc/bad", "auprc/bad", "loss"]
+    rows = []
+    for method, found in result["baselines"].items():
+        if method == "LSTM":
+            continue
+        lead = "{lead/accuracy:+.3f} ({lead/accuracy/low:+.3f} to {lead/accuracy/high:+.3f})".format(**found)
+        rows.append([method, *(f"{found[s]:.3f}" if s in found else "" for s in scores), lead])
+    seeds = f"{len(result['seeds'])} seeds, {result['minutes'] / len(result['seeds']):.1f} minutes each"
+    rows.append([f"**LSTM** ({seeds})", *(value(result["scores"][s]) for s in scores), ""])
+    return markdown(["the last jobs of the log", *scores, "LSTM's lead in accuracy"], rows)
+
+
 PEERS = {
     "flax": "stock Flax",
     "flax_optimized": "Flax OptimizedLSTMCell",
@@ -254,6 +271,10 @@ TABLES = {
     "source_text": source_text,
     "sequences": sequences,
     "sentences": sentences,
+    "jobs_atlas": lambda: jobs("lstm_jobs_atlas"),
+    "jobs_curie": lambda: jobs("lstm_jobs_curie"),
+    "jobs_pods": lambda: jobs("lstm_jobs_pods"),
+    "jobs_made": lambda: jobs("lstm_jobs"),
     "scale": scale,
     "overhead": overhead,
     "together": lambda: bench_rows("bench_together", ["one after another"]),

@@ -165,10 +165,10 @@ def run_of(job):
     return job.end - (job.submit if math.isnan(job.start) else job.start)
 
 
-def summary_of(jobs, own, count, now):
-    """The numbers of `Summary.names` of the jobs whose numbers are `own`, by name."""
-    own = [k for k in own if k < count]
-    ended = [k for k in ended_before(jobs, count, now) if k in own]
+def summary_of(jobs, own, i, asked):
+    """The numbers of `Summary.names` of the jobs whose numbers are `own`, by name, as job i is submitted."""
+    now = jobs[i].submit
+    ended = [k for k in ended_before(jobs, i, now) if k in own]
     labels = [label_of(jobs[k]) for k in ended if label_of(jobs[k]) >= 0]
     still = [k for k in own if k not in ended]
     gaps = [jobs[b].submit - jobs[a].submit < 60 for a, b in zip(own, own[1:], strict=False)]
@@ -180,6 +180,7 @@ def summary_of(jobs, own, count, now):
             long[c] = 0.7 * long[c] + 0.3 * value if long[c] else value
     since = lambda times: min(log1p(now - times[-1]), 16.0) if times else 16.0
     lasts = [*labels[::-1], -1, -1]
+    usual = lambda name: np.mean([log1p(asked[k][name]) for k in own]) if own else log1p(asked[i][name])
     lists = {"lately": share(labels, 0.2), "long": share(labels, 0.05), "last": hot(lasts[0])}
     lists |= {"last but one": hot(lasts[1]), "run time": long}
     return {f"{name} {c}": values[k] for name, values in lists.items() for k, c in enumerate(CLASSES)} | {
@@ -192,6 +193,8 @@ def summary_of(jobs, own, count, now):
         "since submission": since([jobs[k].submit for k in own]),
         "oldest open": log1p(now - jobs[still[0]].submit) if still else 0.0,
         "newest open": log1p(now - jobs[still[-1]].submit) if still else 0.0,
+        "last run time": ([0.0] + [log1p(run_of(jobs[k])) for k in ended if label_of(jobs[k]) >= 0])[-1],
+        **{f"{name} against the usual": log1p(asked[i][name]) - usual(name) for name in REQUESTS},
     }
 
 
@@ -204,7 +207,7 @@ def submitted_of(jobs, i):
     size = [k for k in pair if asked[k]["processors"] == asked[i]["processors"]]
     groups = {"user": users, "user and program": pair, "same size": size}
     groups["program"] = [k for k in everyone if jobs[k].program == job.program]
-    found = {(kind, name): x for kind, own in groups.items() for name, x in summary_of(jobs, own, i, now).items()}
+    found = {(kind, name): x for kind, own in groups.items() for name, x in summary_of(jobs, own, i, asked).items()}
     for what, period, since in (("hour", 86_400, 0), ("weekday", 604_800, 4 * 86_400)):
         angle = 2 * math.pi * (now - since) / period
         found |= {("time", f"{what}, sine"): math.sin(angle), ("time", f"{what}, cosine"): math.cos(angle)}
@@ -228,7 +231,7 @@ def submitted_of(jobs, i):
     found |= {("predecessor", n): float(x) for n, x in zip(("none", "not known", "open"), flags, strict=True)}
     label = label_of(jobs[waits[0]]) if waits and not running else -1
     program = [k for k in users if waits and jobs[k].program == jobs[waits[0]].program]
-    lately = summary_of(jobs, program, i, now)
+    lately = summary_of(jobs, program, i, asked)
     for k, c in enumerate(CLASSES):
         found["predecessor", c] = float(k == label)
         gone = float(k == label) if waits else 1 / 3
@@ -411,6 +414,6 @@ def test_a_summary_is_its_state():
     for number in range(4):
         summary.submit(number, 10.0 * number, [number, 0.0, 1.0])
     summary.end(1, 35.0, 2, 5.0)
-    again = Summary.of_state(json.loads(json.dumps(summary.state())))
-    assert again.numbers(99.0, [1.0, 2.0, 3.0]) == summary.numbers(99.0, [1.0, 2.0, 3.0]) and again.open == {0: 0.0, 2: 20.0, 3: 30.0}
-    assert len(Summary.names(CLASSES)) == len(summary.numbers(0.0, [0.0] * 3))
+    again, asked = Summary.of_state(json.loads(json.dumps(summary.state()))), [1.0, 2.0, 3.0]
+    assert again.numbers(99.0, asked) == summary.numbers(99.0, asked) and again.open == {0: 0.0, 2: 20.0, 3: 30.0}
+    assert len(Summary.names(CLASSES)) == len(summary.numbers(0.0, asked))

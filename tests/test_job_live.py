@@ -44,7 +44,8 @@ def run(log, tmp_path_factory):
     """A run that was trained on it for a few steps."""
     workdir = tmp_path_factory.mktemp("runs") / "live"
     changes = {"data.source": "log", "data.root": log.parent, "data.log": log.name, "mesh.devices": 1}
-    changes |= {"loop.duration": "6 steps", "loop.eval": "6 steps", "loop.save": "6 steps", "task.temperature": 1.3}
+    changes |= {f"loop.{name}": "6 steps" for name in ("duration", "eval", "save")}
+    changes |= {"task.temperature": 1.3, "model.implementation": "scan"}
     words = ["--config", CONFIG, "--quiet", "--workdir", str(workdir)]
     assert train.main([*words, *(f"--config.{name}={value}" for name, value in changes.items())]) == 0
     return load_run(workdir)
@@ -282,7 +283,9 @@ def test_the_command_answers_each_line(follow, log, whole, tmp_path, run):
     assert [row for row in kept if row[1] == 0] == rows(out[1:51]), "the header of the training log stands in"
     assert len(kept) > 50
     # As a file, by the same feed.
-    assert predict.main(["--workdir", str(run.workdir), "--input", str(log), "--output", str(tmp_path / "answers")]) == 0
+    assert (
+        predict.main(["--workdir", str(run.workdir), "--input", str(log), "--output", str(tmp_path / "answers")]) == 0
+    )
     assert (tmp_path / "answers" / "made.csv").read_text().splitlines() == out
 
 
@@ -340,7 +343,14 @@ def test_a_csv_is_read_by_a_run_that_was_trained_on_swf(run, jobs, tmp_path):
         fields = job.id, job.submit, job.start, job.end, names[job.status], job.user, job.program
         table.append(",".join(map(str, fields)))
     (tmp_path / "some.csv").write_text("\n".join(table))
-    words = ["--workdir", str(run.workdir), "--input", str(tmp_path / "some.csv"), "--output", str(tmp_path / "answers")]
+    words = [
+        "--workdir",
+        str(run.workdir),
+        "--input",
+        str(tmp_path / "some.csv"),
+        "--output",
+        str(tmp_path / "answers"),
+    ]
     assert predict.main(words) == 0
     assert len((tmp_path / "answers" / "some.csv").read_text().splitlines()) == 21
 

@@ -165,7 +165,7 @@ def make_task(
             answer(run.apply, "validation") if split != "validation" and "validation" in opened.parts() else None
         )
         kinds = [kind for kind, _ in opened.history().submitted_names()]
-        shown = {**options, "faults": opened.faults()}
+        shown = {**options, "faults": opened.wrong()}
         again = lambda change: answer(run.apply, split, change)
         return jobs_pages.pages(
             opened.log(),

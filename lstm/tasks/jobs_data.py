@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from lstm.data.jobs import STATUSES, Faults, Job, class_of, kind_of_path, lines_
 from lstm.data.made_jobs import CLASSES, made_jobs
 
 SOURCES = ("log", "made")
+OF_LOG = ("source", "root", "log", "kind", "columns", "statuses", "users", "jobs", "made_seed", "stream", "scratch")
 HEADER = 200  # lines of comment at the head of a log that are kept: they tell where its times begin
 
 
@@ -67,14 +69,15 @@ def reading(
 class Data(NamedTuple):
     """Functions that read when they are first called, and keep: the log, its parts, what the training part tells, steps.
 
-    faults(): lines on what was wrong with the log. header(): its lines of comment. history(users): a fresh History of the
-    config's classes and stream. chances(): the true chances of a made log's jobs [n, K].
+    wrong(): lines on what was wrong with the log; faults(): with what a History was told. header(): the log's lines of comment.
+    history(users): a fresh History of the config's classes and stream. chances(): the true chances of a made log's jobs [n, K].
     """
 
     reads: Mapping[str, Any]
     log: Callable[[], Log]
     parts: Callable[[], Mapping[str, Part]]
     facts: Callable[[], Facts]
+    wrong: Callable[[], list[str]]
     faults: Callable[[], list[str]]
     header: Callable[[], list[str]]
     history: Callable[..., History]
@@ -100,7 +103,7 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
             raise InputError(f"config.data.{key}: data has no such key; {configs.nearest(key, known)}")
     reads = reading(**data)
     path = Path(reads["root"]) / reads["log"]
-    faults = Faults()
+    faults = Faults()  # of a feed
 
     @functools.cache
     def kind() -> str:
@@ -109,33 +112,27 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
         return reads["kind"] or (facts or {}).get("kind") or kind_of_path(path)
 
     def history(users: Any = None) -> History:
-        words = {**STATUSES["csv"], **STATUSES[kind()], **(reads["statuses"] or {})}
-        known = functools.cache(lambda word: class_of(word, words, class_names, faults))
-        return History(class_names, known, stream=reads["stream"], users=users)
+        return history_of(reads, kind(), class_names, faults, users)
 
     @functools.cache
-    def log() -> Log:
-        if reads["source"] == "made":
-            if class_names != CLASSES:
-                raise InputError(f"config.task.class_names={list(class_names)}: a made log has {list(CLASSES)}")
-            jobs: Iterable[Job] = (made.job for made in made_jobs(**made_options(reads), chances=False))
-        else:
-            blocks = read_jobs(path, kind(), reads["columns"], faults=faults)
-            jobs = in_order(itertools.chain.from_iterable(blocks), faults=faults)
-        found = encode(jobs, history(), reads["scratch"])
-        if is_first():
-            for line in [*faults.report(), *never(found, parts(found), class_names)]:
-                print(f"warning: {path if reads['source'] == 'log' else 'made log'}: {line}", file=sys.stderr)
-        return found
+    def opened() -> tuple[Log, Faults]:
+        of = {name: reads[name] for name in OF_LOG}
+        stat = path.stat() if reads["source"] == "log" and path.exists() else None
+        return read_log(json.dumps([of, kind(), class_names, [stat.st_size, stat.st_mtime_ns] if stat else []]))
 
-    def parts(found: Log | None = None) -> Mapping[str, Part]:
-        return parts_of(found or log(), reads["parts"], reads["train_on"])
+    def log() -> Log:
+        return opened()[0]
+
+    def parts() -> Mapping[str, Part]:
+        return parts_of(log(), reads["parts"], reads["train_on"])
 
     @functools.cache
     def known_facts() -> Facts:
         if facts:
             scale = lambda name: tuple(np.asarray(x, np.float64) for x in facts[name])
             return Facts({n: list(facts["names"][n]) for n in NAMES}, scale("submitted"), scale("ended"))
+        for line in never(log(), parts()["train"], class_names):
+            warn(reads, line)
         return facts_of(log(), parts()["train"], reads["known_after"])
 
     def header() -> list[str]:
@@ -149,16 +146,53 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
     def chances() -> np.ndarray:
         return np.stack([made.chances for made in made_jobs(**made_options(reads))])
 
-    return Data(reads, log, parts, known_facts, faults.report, header, history, chances, kind)
+    wrong = lambda: opened()[1].report()
+    return Data(reads, log, parts, known_facts, wrong, faults.report, header, history, chances, kind)
+
+
+def history_of(
+    reads: Mapping[str, Any], kind: str, class_names: tuple[str, ...], faults: Faults, users: Any = None
+) -> History:
+    """A fresh History. Words that are no status go to `faults`."""
+    words = {**STATUSES["csv"], **STATUSES[kind], **(reads["statuses"] or {})}
+    return History(
+        class_names, lambda word: class_of(word, words, class_names, faults), stream=reads["stream"], users=users
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def read_log(key: str) -> tuple[Log, Faults]:
+    """The log of [OF_LOG of the section data, kind, class names, size and time of the file], in JSON; and what was wrong with it.
+
+    The last one is kept: a run is trained, calibrated and scored in one process.
+    """
+    reads, kind, names, _ = json.loads(key)
+    faults = Faults()
+    if reads["source"] == "made":
+        if tuple(names) != CLASSES:
+            raise InputError(f"config.task.class_names={names}: a made log has {list(CLASSES)}")
+        jobs: Iterable[Job] = (made.job for made in made_jobs(**made_options(reads), chances=False))
+    else:
+        blocks = read_jobs(Path(reads["root"]) / reads["log"], kind, reads["columns"], faults=faults)
+        jobs = in_order(itertools.chain.from_iterable(blocks), faults=faults)
+    found = encode(jobs, history_of(reads, kind, tuple(names), faults), reads["scratch"])
+    for line in faults.report():
+        warn(reads, line)
+    return found, faults
+
+
+def warn(reads: Mapping[str, Any], line: str) -> None:
+    if is_first():
+        name = Path(reads["root"]) / reads["log"] if reads["source"] == "log" else "made log"
+        print(f"warning: {name}: {line}", file=sys.stderr)
 
 
 def made_options(reads: Mapping[str, Any]) -> dict[str, int]:
     return {"seed": reads["made_seed"], "users": reads["users"], "jobs": reads["jobs"]}
 
 
-def never(log: Log, parts: Mapping[str, Part], class_names: tuple[str, ...]) -> list[str]:
+def never(log: Log, part: Part, class_names: tuple[str, ...]) -> list[str]:
     """A line for each class that no job of the training part ended with."""
-    part = parts["train"]
     counts = np.bincount(np.maximum(log.jobs.label[part.first : part.last] + 1, 0), minlength=len(class_names) + 1)[1:]
     return [
         f"no job of the training part ended as {name!r}; it will hardly be predicted (config.task.class_names, data.statuses)"
