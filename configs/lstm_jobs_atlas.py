@@ -25,7 +25,7 @@ def get_config(variant: str = ""):
         config.loop.score_split = "validation"
     else:
         config.data.train_on = "train+validation"
-        config.task.temperature = 0.95  # that of `:select`
+        config.task.temperature = 1.0  # that of `:select`
         config.loop.eval = "100%"  # of the training part: only the last checkpoint counts
         config.loop.save = "50%"
         config.loop.eval_split = "train"

@@ -28,7 +28,8 @@ from experiments import check_data, evaluate, plan, predict, train
 from experiments.tasks import make_task
 from lstm.data.jobs import read_jobs
 from lstm.data.made_jobs import SWF_HEADER, made_jobs, write_swf
-from lstm.tasks.jobs import edges_of, forecasts_of, parts_of_loss, whole
+from lstm.job_model import JobModel
+from lstm.tasks.jobs import INPUTS, edges_of, forecasts_of, parts_of_loss, whole
 from tests.test_carry import stopped
 from tests.test_job_model import joint
 from tests.test_loop import Stop, equal, final_state, scores_of
@@ -232,21 +233,27 @@ def test_the_sum_and_the_count_of_a_batch():
     rates = {f"model__{name}_dropout": 0.0 for name in ("identity", "input", "output")}
     task = small(task__time_weight=0.5, **rates)
     batch = task.train_batch(0, 5, slice(None))
+    batch["reset"][:] = False
     params, state = jax.jit(task.init)(jax.random.key(0), batch)
     total, count, metrics, new = jax.jit(task.loss)(params, state, batch, jax.random.key(1))
-    assert count == ((batch["label"] >= 0) & batch["submitted"]).sum() > 20
     assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
-    # The same by predict, whose chances are of the whole enumeration; the carry is fresh in both, and no stream ends.
-    batch["reset"][:] = False
-    inputs = {name: batch[name] for name in ("numbers", "ended", "names", "submitted", "valid")}
-    total, _, metrics, _ = jax.jit(task.loss)(params, state, batch, jax.random.key(1))
-    found = jax.jit(task.predict)(params, state, inputs)
-    known = batch["label"] >= 0
-    p = np.take_along_axis(np.asarray(found["probabilities"]), np.maximum(batch["label"], 0)[..., None], -1)[..., 0]
-    assert np.isclose(metrics["nats"].compute(), -np.log(p[known]).mean(), rtol=1e-4)
-    right = np.asarray(found["probabilities"]).argmax(-1) == batch["label"]
-    assert np.isclose(metrics["accuracy"].compute(), right[known].mean())
-    assert float(total) > metrics["nats"].total
+    sizes = tuple(params[f"embed{i}"]["embedding"].shape[0] for i in range(5))
+    net = JobModel(names=sizes, classes=3, bins=12, embed=4, width=16, head=16, hidden=(16,), implementation="scan")
+    logits, hazards, _ = jax.jit(lambda p, *x: net.apply({"params": p}, *x))(params, *(batch[name] for name in INPUTS))
+    sums = {"nats": 0.0, "times": 0.0, "alive": 0.0}
+    right = []
+    for place in zip(*np.nonzero(batch["submitted"]), strict=True):
+        table, label, end = joint(logits[place], hazards[place]), batch["label"][place], batch["bin"][place]
+        if label < 0:
+            sums["alive"] -= np.log(table[end:].sum())
+            continue
+        sums["nats"] -= np.log(table[:, label].sum())
+        sums["times"] -= np.log(table[end, label] / table[:, label].sum())
+        right.append(table.sum(0).argmax() == label)
+    assert sums["alive"] > 0 and count == len(right) > 20
+    np.testing.assert_allclose(total, sums["nats"] + 0.5 * (sums["times"] + sums["alive"]), rtol=1e-4)
+    np.testing.assert_allclose(metrics["nats"].compute(), sums["nats"] / count, rtol=1e-4)
+    np.testing.assert_allclose(metrics["accuracy"].compute(), np.mean(right), rtol=1e-6)
 
 
 def test_evaluation_scores_each_job_of_the_split_once():
@@ -262,7 +269,7 @@ def test_evaluation_scores_each_job_of_the_split_once():
     counted = rows["counted"] & (mask > 0)[:, None]
     np.testing.assert_array_equal(found.id[own], rows["job"][counted])
     np.testing.assert_array_equal(found.label[own], rows["label"][counted])
-    inputs = {name: rows[name] for name in ("numbers", "ended", "names", "submitted", "valid")}
+    inputs = {name: rows[name] for name in INPUTS}
     expected = jax.jit(task.predict)(params, state, inputs)
     np.testing.assert_allclose(found.running[own], np.asarray(expected["running"])[counted], atol=1e-5)
     warmer = jax.jit(small(task__temperature=1.0).predict)(params, state, inputs)["probabilities"]
