@@ -118,6 +118,20 @@ def test_a_change_is_seen_once_it_is_known():
         assert plain(events) != plain(other), change
 
 
+def test_a_job_that_is_told_of_in_parts_is_one_job():
+    job = Job("1", 100.0, 110.0, 200.0, "1", 4.0, 60.0, NAN, "a", "g", "p", "", "", "")
+    (_, expected) = told([job])
+    for first, *later in (
+        [job._replace(end=NAN, status=""), job],
+        [job._replace(start=NAN, end=NAN, status=""), job._replace(end=NAN, status=""), job._replace(start=NAN)],
+    ):
+        history = history_of()
+        number = history.submit(first).number
+        for more in later:
+            history.tell(number, more)
+        assert plain(history.ended_until(math.inf)) == plain([expected])
+
+
 # Every number ---------------------------------------------------------------------------------------------------------------
 
 

@@ -124,7 +124,8 @@ class History:
 
     def tell(self, number: int, job: Job) -> None:
         """More of an open job: its start, its end and status, which take effect at their times."""
-        known = self.open[number].job._replace(start=job.start, end=job.end, status=job.status)
+        start = self.open[number].job.start if math.isnan(job.start) else job.start  # a line of an end may leave it out
+        known = self.open[number].job._replace(start=start, end=job.end, status=job.status)
         self.open[number] = self.open[number]._replace(job=known, label=self.class_of(job.status))
         if not math.isnan(job.start):
             heapq.heappush(self.starts, (job.start, number))
