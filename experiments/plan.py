@@ -147,6 +147,11 @@ def compile_step(run: Plan, state: TrainState) -> Any:
 
 def refuse_reading(config: ConfigDict) -> None:
     """Raises InputError where the program itself depends on the data."""
+    if config.task.name == "jobs" and config.data.get("source") != "made":
+        raise InputError(
+            "config.task.name='jobs': as many embeddings as the log has users, programs and so on, which plan does not read; let it "
+            "read with --read_data"
+        )
     model, data = config.model, config.data
     characters = data.get("level", "characters") == "characters" and data.get("alphabet", "")
     if model.get("vocabulary") == 0 and not characters and data.get("source") != "made":

@@ -97,7 +97,7 @@ class JobModel(nn.Module):
         hazards = nn.Dense((self.bins - 1) * self.classes, name="hazards")(q)
         hazards = hazards.reshape(*hazards.shape[:-1], self.bins - 1, self.classes)
         left = jnp.arange(self.bins, 1, -1)  # bins that are left: log-odds of an even share of them
-        return logits, hazards - jnp.log(left - 1.0)[:, None], carry if self.hidden else ()
+        return logits, hazards - jnp.log(left - 1.0)[None, None, :, None], carry if self.hidden else ()
 
 
 def log_survival(hazards: Float[Array, "*rows bins k"]) -> Float[Array, "*rows bins+1 k"]:
@@ -119,7 +119,7 @@ def time_nats(
 ) -> Float[Array, "*rows"]:
     """Nats of the bin `place` in which a job of class `label` ended, given the class."""
     own = jnp.take_along_axis(hazards, label[..., None, None], axis=-1)[..., 0]
-    bins = jnp.arange(own.shape[-1])
+    bins = jnp.arange(own.shape[-1]).reshape((1,) * label.ndim + (-1,))
     outlived = (jax.nn.log_sigmoid(-own) * (bins < place[..., None])).sum(-1)
     ends = (jax.nn.log_sigmoid(own) * (bins == place[..., None])).sum(-1)
     return -(outlived + ends)

@@ -95,7 +95,7 @@ def test_what_becomes_known_later_changes_nothing_before(given_logs):
     assert sum(e.submitted and e.time < moment for e in one) == sum(job.submit < moment for job in old)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(logs(early=True), st.data())
 def test_jobs_that_come_later_change_nothing_before(jobs, data):
     place = data.draw(st.integers(0, len(jobs) - 1))
@@ -272,7 +272,7 @@ def ended_of(jobs, i):
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(logs())
 def test_every_number_is_that_of_a_slow_recomputation(jobs):
     names = history_of().submitted_names()
@@ -305,7 +305,7 @@ def test_streams_go_by_a_field(stream):
 # Requests -------------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(logs(), st.sampled_from(REQUESTS), st.data())
 def test_a_request_that_the_log_does_not_give_is_hidden(jobs, name, data):
     """A missing number is the last one of the user and program in every number that comes of it."""
@@ -365,7 +365,7 @@ def stored(history):
     return again
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(logs(early=True, unique=False), st.data())
 def test_a_history_goes_on_from_its_state(jobs, data):
     cut = data.draw(st.integers(0, len(jobs)))

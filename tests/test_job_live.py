@@ -27,7 +27,7 @@ from lstm.tasks.jobs_data import open_data
 from lstm.tasks.jobs_live import Feed
 from tests.test_job_history import NAN, changed_logs
 
-CONFIG, JOBS = "configs/lstm_jobs.py:smoke", 300
+CONFIG, JOBS = "configs/lstm_jobs.py:smoke", 200
 TOGETHER = 64  # jobs that a test tells at once
 
 
@@ -99,7 +99,7 @@ def test_answers_are_those_of_the_batch_evaluation(run, data, jobs, whole):
     longest = int(np.diff(data.log().begins).max())
     windows = Windows(steps, Part(0, len(jobs), np.inf), length=longest, context=1)
     found = forecasts_of(run.apply, windows, 8, lambda batch: batch)
-    assert sorted(found.id.tolist()) == list(range(len(jobs))) and longest > 100
+    assert sorted(found.id.tolist()) == list(range(len(jobs))) and longest > 60
     numbers = {job.id: number for number, job in enumerate(jobs)}
     row = {number: row for row, number in enumerate(found.id.tolist())}
     assert [answer.id for answer in submissions(whole)] == [job.id for job in jobs]
@@ -121,7 +121,7 @@ def test_a_running_job_is_answered_each_time_it_outlives_a_bin(jobs, whole):
                     if max(before, job.submit) < job.start + edge <= moment.submit:
                         expected.append((job.id, float(edge), moment.submit))
     found = [answer[:2] for answer in whole if answer.elapsed]
-    assert len(expected) > 100 and sorted(found) == sorted({entry[:2] for entry in expected})
+    assert len(expected) > 50 and sorted(found) == sorted({entry[:2] for entry in expected})
     assert len(set(found)) == len(found)
 
 
@@ -188,9 +188,6 @@ def test_another_models_state_is_refused(feed, jobs, tmp_path):
         feed(state=tmp_path / "nowhere" / "state")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="a feed without --running keeps no chances of the jobs that run"
-)
 def test_running_can_be_asked_for_later(feed, jobs, tmp_path):
     path = tmp_path / "state.sqlite"
     job = jobs[0]._replace(start=NAN, end=NAN, status="")
@@ -203,7 +200,6 @@ def test_running_can_be_asked_for_later(feed, jobs, tmp_path):
     assert [a.elapsed for a in later if a.id != job.id] == [0.0]
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a state is a view that keeps those of its whole step")
 def test_a_state_in_memory_is_as_large_as_itself(feed, jobs):
     one = feed()
     tell(one, jobs[:120])
@@ -237,9 +233,6 @@ def test_jobs_told_of_line_by_line_get_the_answers_of_whole_lines(feed, jobs, wh
         close(tell(feed(), lines, size), expected)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="each line with a start makes another entry of the bins to come"
-)
 def test_a_start_that_is_told_twice_is_one_start(feed, jobs):
     job = jobs[0]._replace(start=jobs[0].submit, end=NAN, status="")
     one = feed(running=True)
@@ -324,11 +317,6 @@ def test_a_run_that_has_no_feed(run, monkeypatch):
         predict.main(["--workdir", "here", "--input", "-", "--output", "there"])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the line of the header is tried, and fails, before each line of the feed",
-)
 def test_a_header_that_cannot_be_used_stops_no_feed(follow, run, data, log, monkeypatch):
     """Training counts it and reads on; so does a file."""
     facts = run.workdir / "facts.json"
@@ -342,7 +330,6 @@ def test_a_header_that_cannot_be_used_stops_no_feed(follow, run, data, log, monk
     assert code == 0 and len(out) == 11 and len(err) <= 1
 
 
-@pytest.mark.xfail(strict=True, raises=InputError, reason="a .csv is read as the kind of the training log")
 def test_a_csv_is_read_by_a_run_that_was_trained_on_swf(run, jobs, tmp_path):
     names = {"1": "completed", "0": "failed", "5": "cancelled", "": ""}
     table = ["id,submit,start,end,status,user,program"]

@@ -182,7 +182,6 @@ def test_the_temperature_is_the_best_on_the_validation_part(run, with_log):
     assert np.isclose(scored["loss"], nats(best), rtol=1e-4) and scored["examples"] == known.sum()
 
 
-@pytest.mark.xfail(strict=True, reason="the temperature is sought again, of logits that it has divided already")
 def test_the_same_command_again_changes_nothing(run, with_log, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
@@ -498,17 +497,11 @@ def test_a_part_without_jobs_is_said_where_it_is_needed():
         task.eval_source("validation")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="the training part is looked up without asking whether it has jobs"
-)
 def test_a_training_part_without_jobs_is_said():
     (line,) = task_of(data__jobs=150, data__parts="[0.001, 0.5, 1.0]").check()
     assert "leaves no jobs for the split 'train'" in line
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="0 jobs or more of the training part: all names of the log"
-)
 def test_names_that_only_come_later_are_never_known(tmp_path):
     path = swf(tmp_path / "a.swf", lambda row, i: row | {"user": 77} if i > 150 else row)
     assert "77" not in task_of(**logged(path), data__known_after=0).facts()["names"]["user"]
@@ -532,9 +525,6 @@ def test_a_plan_knows_its_parameters():
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params)) == embedded + own
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the sizes of the embeddings follow from the log, which plan reads without a word"
-)
 def test_a_plan_reads_no_log(tmp_path):
     config = config_of(**logged(swf(tmp_path / "a.swf")), mesh__devices=1)
     with pytest.raises(InputError, match="--read_data"):

@@ -136,7 +136,7 @@ class History:
         """The jobs that end up to `now`, in the order in which they do (at the same moment: as they were submitted)."""
         while self.ends and self.ends[0][0] <= now:
             time, number = heapq.heappop(self.ends)
-            if number in self.open:
+            if number in self.open and self.open[number].job.end == time:  # the end that was told last
                 self.start_until(time)
                 yield self.end(time, number)
         self.start_until(now)

@@ -60,7 +60,7 @@ def facts_of(log: Log, part: Part, least: int) -> Facts:
     names = {}
     for column, name in enumerate(NAMES):
         counts = np.bincount(log.jobs.codes[chosen, column], minlength=len(log.names[name]))
-        names[name] = [n for n, count in zip(log.names[name], counts, strict=True) if count >= least and n]
+        names[name] = [n for n, count in zip(log.names[name], counts, strict=True) if count >= max(least, 1) and n]
     step = max(part.last // 200_000, 1)  # as many rows as a scale needs
     return Facts(names, scale(log.submitted[part.first : part.last : step]), scale(log.ended[known[::step]]))
 
@@ -138,7 +138,7 @@ class Streams:
         before = np.concatenate([[0], np.cumsum(inside)])
         begins = before[log.begins]
         self.begins, self.lengths = begins[:-1], np.diff(begins)
-        self.per_epoch = len(self.events) // (batch_size * bptt)
+        self.per_epoch = len(self.events) // max(batch_size * bptt, 1)
         if min(bptt, batch_size) < 1 or self.per_epoch < 1:
             raise InputError(
                 f"config.data.batch_size={batch_size}, bptt={bptt}: the training part has {len(self.events)} events (a submission "

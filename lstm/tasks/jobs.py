@@ -198,7 +198,7 @@ def make_task(
         alarms=lambda metrics: alarms(whole(metrics), names),
         check=lambda: check(opened, streams, windows),
         facts=lambda: as_json(opened.facts(), opened),
-        finish=lambda run_apply: calibration(run_apply, answer, opened, options),
+        finish=lambda run_apply: calibration(run_apply, answer, opened, options, temperature),
         predict_files=lambda apply, paths, output, *, probabilities=True, running=False: jobs_live.predict_files(
             lambda: open_feed(apply, running=running), opened, options, paths, output
         ),
@@ -257,9 +257,11 @@ def forecasts_of(apply: Callable, windows: Windows, batch_size: int, change: Cal
     return Forecasts(*(np.concatenate(fields) for fields in zip(*found, strict=True)))
 
 
-def calibration(run_apply: Callable, answer: Callable, opened: Data, options: Mapping[str, Any]) -> dict[str, Any]:
+def calibration(
+    run_apply: Callable, answer: Callable, opened: Data, options: Mapping[str, Any], temperature: float
+) -> dict[str, Any]:
     """What the validation part tells once training has ended: the temperature (Guo et al. 2017, section 4.2), and the offsets of
-    `scoring.offsets`. {} where there is no such part, or the config has a temperature."""
+    `scoring.offsets`. {} where there is no such part, or the config has a temperature. temperature: that of the answers."""
     if options["temperature"] or "validation" not in opened.parts():
         return {}
     found = answer(run_apply, "validation")
@@ -268,7 +270,7 @@ def calibration(run_apply: Callable, answer: Callable, opened: Data, options: Ma
     nats = lambda log_t: -log_softmax(logs / np.exp(log_t), axis=-1)[np.arange(len(labels)), labels].mean()
     best = float(np.exp(minimize_scalar(nats, bounds=(-2.0, 2.0), method="bounded").x))
     scaled = np.exp(log_softmax(logs / best, axis=-1))
-    return {"temperature": best, "offsets": [float(x) for x in scoring.offsets(scaled, labels)]}
+    return {"temperature": best * temperature, "offsets": [float(x) for x in scoring.offsets(scaled, labels)]}
 
 
 def decided_scores(found: Forecasts, offsets: Any, names: tuple[str, ...]) -> dict[str, float]:

@@ -86,13 +86,16 @@ class Data(NamedTuple):
 
     def part(self, split: str) -> Part:
         """Raises InputError for a split that the log has no jobs for."""
-        found = self.parts().get(split)
-        if found is None:
-            raise InputError(f"config.data.parts={list(self.reads['parts'])}: leaves no jobs for the split {split!r}")
-        return found
+        return part_of(self.parts(), self.reads, split)
 
     def steps(self, edges: np.ndarray, facts: Facts | None = None) -> Steps:
         return Steps(self.log(), facts or self.facts(), edges)
+
+
+def part_of(parts: Mapping[str, Part], reads: Mapping[str, Any], split: str) -> Part:
+    if split not in parts:
+        raise InputError(f"config.data.parts={list(reads['parts'])}: leaves no jobs for the split {split!r}")
+    return parts[split]
 
 
 def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapping[str, Any] | None) -> Data:
@@ -112,7 +115,7 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
         return reads["kind"] or (facts or {}).get("kind") or kind_of_path(path)
 
     def history(users: Any = None) -> History:
-        return history_of(reads, kind(), class_names, faults, users)
+        return history_of(reads, class_names, faults, users)
 
     @functools.cache
     def opened() -> tuple[Log, Faults]:
@@ -131,9 +134,10 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
         if facts:
             scale = lambda name: tuple(np.asarray(x, np.float64) for x in facts[name])
             return Facts({n: list(facts["names"][n]) for n in NAMES}, scale("submitted"), scale("ended"))
-        for line in never(log(), parts()["train"], class_names):
+        train = part_of(parts(), reads, "train")
+        for line in never(log(), train, class_names):
             warn(reads, line)
-        return facts_of(log(), parts()["train"], reads["known_after"])
+        return facts_of(log(), train, reads["known_after"])
 
     def header() -> list[str]:
         if facts:
@@ -150,11 +154,9 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
     return Data(reads, log, parts, known_facts, wrong, faults.report, header, history, chances, kind)
 
 
-def history_of(
-    reads: Mapping[str, Any], kind: str, class_names: tuple[str, ...], faults: Faults, users: Any = None
-) -> History:
-    """A fresh History. Words that are no status go to `faults`."""
-    words = {**STATUSES["csv"], **STATUSES[kind], **(reads["statuses"] or {})}
+def history_of(reads: Mapping[str, Any], class_names: tuple[str, ...], faults: Faults, users: Any = None) -> History:
+    """A fresh History, which knows the words of all kinds of logs. Those that are no status go to `faults`."""
+    words = {**STATUSES["swf"], **STATUSES["sacct"], **STATUSES["csv"], **(reads["statuses"] or {})}
     return History(
         class_names, lambda word: class_of(word, words, class_names, faults), stream=reads["stream"], users=users
     )
@@ -175,7 +177,7 @@ def read_log(key: str) -> tuple[Log, Faults]:
     else:
         blocks = read_jobs(Path(reads["root"]) / reads["log"], kind, reads["columns"], faults=faults)
         jobs = in_order(itertools.chain.from_iterable(blocks), faults=faults)
-    found = encode(jobs, history_of(reads, kind, tuple(names), faults), reads["scratch"])
+    found = encode(jobs, history_of(reads, tuple(names), faults), reads["scratch"])
     for line in faults.report():
         warn(reads, line)
     return found, faults

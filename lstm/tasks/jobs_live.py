@@ -1,5 +1,6 @@
 """A live feed of jobs: lines as they come, the chances of each job at once, the state of each stream kept between them."""
 
+import contextlib
 import heapq
 import itertools
 import math
@@ -19,7 +20,7 @@ from common.files import find_inputs, plan_outputs
 from common.processes import Signals
 from lstm.data import job_store
 from lstm.data.job_events import NAMES, in_order
-from lstm.data.job_formats import BadLine, JobStep
+from lstm.data.job_formats import BadHeader, BadLine, JobStep
 from lstm.data.job_history import Event, History
 from lstm.data.job_windows import scaled
 from lstm.data.jobs import Faults, Format, Job, open_format, read_jobs
@@ -108,7 +109,9 @@ class Feed:
         asked: list[tuple[str, int, int, Any]] = []  # id, number, bin, chances where they are known
         for job in jobs:
             number = self.history.numbers.get(job.id)
-            if number is not None and self.history.open[number].job.submit == job.submit:
+            known = None if number is None else self.history.open[number].job
+            more = known is not None and known.submit == job.submit
+            if more:
                 self.history.tell(number, job)
                 self.pass_time(
                     max((t for t in (job.start, job.end) if not math.isnan(t)), default=-math.inf), events, asked
@@ -119,12 +122,14 @@ class Feed:
                 number = event.number
                 events.append(event)
                 asked.append((job.id, number, 0, None))
-            if self.running and not math.isnan(job.start):
+            if self.running and not math.isnan(job.start) and not (more and known.start == job.start):
                 heapq.heappush(self.edge_times, (job.start + self.edges[1], number, 1))
         scored = self.score(events)
+        rows_of = lambda number, rows: scored.get(number) if rows is None else rows
         found = [
-            Answer(name, float(self.edges[place]), (scored[number] if rows is None else rows)[place])
+            Answer(name, float(self.edges[place]), rows_of(number, rows)[place])
             for name, number, place, rows in asked
+            if rows_of(number, rows) is not None  # a job of the time before --running
         ]
         if self.running:
             self.watched |= {number: rows for number, rows in scored.items() if number in self.history.open}
@@ -188,7 +193,7 @@ class Feed:
         if width:
             carry = np.concatenate(jax.tree.leaves(result["carry"]), axis=1)
             for row, event in enumerate(events):
-                self.carries[event.stream] = carry[row]
+                self.carries[event.stream] = carry[row].copy()  # a view would keep the whole step
         return result["running"][: len(events), 0]
 
 
@@ -216,7 +221,8 @@ def open_lines(data: Data, first: str) -> Format:
     form = open_format(data.kind(), data.reads["columns"])
     own = first.startswith(";") if form.kind == "swf" else first.strip() in data.header() or "JobID" in first.split("|")
     for line in [] if own else data.header():
-        form.parse(line)
+        with contextlib.suppress(BadHeader):  # training has said so
+            form.parse(line)
     return form
 
 
@@ -279,7 +285,7 @@ def predict_files(
     output.mkdir(parents=True, exist_ok=True)
     for target, path in targets.items():
         faults, own = Faults(), feed()
-        blocks = read_jobs(path, data.kind() if path.suffix == ".csv" else "", data.reads["columns"], faults=faults)
+        blocks = read_jobs(path, data.reads["kind"], data.reads["columns"], faults=faults)
         jobs = in_order(itertools.chain.from_iterable(blocks), faults=faults)
         aside = target.with_name(f".{target.name}")
         with aside.open("w", encoding="utf-8") as file:
