@@ -169,7 +169,12 @@ def from_json(text: str) -> ConfigDict:
     return ConfigDict(json.loads(text)).lock()
 
 
-READING = ("data.root", "data.threads", "data.cache_mb", "data.scratch")  # where data is and how it is read: not what is read
+READING = (
+    "data.root",
+    "data.threads",
+    "data.cache_mb",
+    "data.scratch",
+)  # where data is and how it is read: not what is read
 FREE = ("loop", "mesh", *READING)
 
 
