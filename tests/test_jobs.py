@@ -498,6 +498,7 @@ def test_status_of_no_class():
 ATLAS, CURIE = "LLNL-Atlas-2006-2.1-cln.swf.gz", "CEA-Curie-sample.swf.gz"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "count", "start"), [(ATLAS, 43778, 1163199901), (CURIE, 29998, 0)])
 def test_real_swf_agrees_with_numpy(data_root, name, count, start):
     path, faults = data_root / "hpc-job-logs" / name, Faults()
@@ -516,6 +517,7 @@ def test_real_swf_agrees_with_numpy(data_root, name, count, start):
         np.testing.assert_array_equal([job.end for job in found], ends)
 
 
+@pytest.mark.slow
 def test_real_pods(data_root):
     path, faults = data_root / "hpc-job-logs" / "alibaba-gpu-2023-openb_pod_list_default.csv.gz", Faults()
     if not path.is_file():

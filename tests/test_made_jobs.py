@@ -102,6 +102,7 @@ def test_chances_are_calibrated_in_every_situation(log):
             assert abs(z) < 4, (name, CLASSES[k], z)
 
 
+@pytest.mark.slow
 def test_nothing_simpler_is_as_good(log, monkeypatch):
     """Log loss: frequencies of what is easily counted, even counted on these very jobs, and filters that leave out a part of
     what is known, are worse."""
@@ -298,6 +299,7 @@ def test_jobs_end_as_their_risk_says():
     assert sum(seconds == risk.limit for status, seconds in drawn if status == FAILED) > 1000
 
 
+@pytest.mark.slow
 def test_there_is_something_to_learn(log):
     """Of the classes there are as many as on real machines, and what is known tells much, not all."""
     chances, ended, _ = targets(log)
@@ -364,6 +366,7 @@ def test_days_weeks_and_newcomers(log):
         assert 0.02 * half < new < 0.4 * half
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_jobs():
     """What a log holds after many jobs is what it held after a few: users, their programs, jobs that have not ended."""
     stream, held = made_jobs(0, 2, 3000), []
@@ -377,6 +380,7 @@ def test_memory_does_not_grow_with_jobs():
     assert max(held[3:]) < 1.3 * max(held[:3]), held
 
 
+@pytest.mark.slow
 def test_rate(capsys):
     begin = time.perf_counter()
     count = sum(1 for _ in made_jobs(jobs=3000, chances=False))
