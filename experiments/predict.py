@@ -78,7 +78,7 @@ def shard(text: str) -> tuple[int, int]:
 
 def options(flags: argparse.Namespace, predict_files: Any, task: str) -> dict[str, Any]:
     """The flags that were given of those that not every task knows. Raises InputError for one that this one does not."""
-    given = {name: getattr(flags, name) for name in ("shard", "confidence", "sieve", "state", "near", "running")}
+    given = {name: getattr(flags, name, None) for name in ("shard", "confidence", "sieve", "state", "near", "running")}
     given = {name: value for name, value in given.items() if value is not None and value is not False}
     for name in given:
         if name not in inspect.signature(predict_files).parameters:
