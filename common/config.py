@@ -169,12 +169,8 @@ def from_json(text: str) -> ConfigDict:
     return ConfigDict(json.loads(text)).lock()
 
 
-READING = (
-    "data.root",
-    "data.threads",
-    "data.cache_mb",
-    "data.scratch",
-)  # where data is and how it is read: not what is read
+# Where data is and how it is read: not what is read.
+READING = ("data.root", "data.threads", "data.cache_mb", "data.scratch")
 FREE = ("loop", "mesh", *READING)
 
 

@@ -41,7 +41,7 @@ class Task(NamedTuple):
       facts() -> what the training part tells that a run needs again (vocabularies, scales), as JSON: kept in its facts.json, and
         given to `make_task` when the run is opened, so that no training data is needed then
       finish(apply) -> further facts, once training has ended (a temperature)
-      live(run, **options) -> a feed: see experiments.predict --input -
+      live(apply, file, out, errors, **options) -> exit status: answers the lines of a file descriptor as they come
       scores_of_images(apply, split) -> {name: number} that need more than merged metrics, after training
       check() -> lines on what is wrong with the data, each with its cure
       predict_array(apply, x) -> the answer for one raw example of any size

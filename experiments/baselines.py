@@ -29,7 +29,7 @@ from lstm.job_baselines import baselines as job_baselines
 from lstm.job_scores import Forecasts
 from lstm.tasks.classify import classification
 from lstm.tasks.classify_data import open_reader, reading
-from lstm.tasks.jobs import jobs
+from lstm.tasks.jobs import jobs, whole
 from lstm.tasks.jobs_data import open_data
 from unet.landcover.baselines import baselines as land_cover_baselines
 from unet.landcover.task import as_agreement, crops_of
@@ -133,8 +133,7 @@ def forecasts(run: Path, split: str) -> Forecasts:
     path = run / f"evaluation-{split}.npz"
     if not path.exists():
         raise InputError(f"{path} is missing; experiments.evaluate --workdir {run} --split {split} writes it")
-    found = read_metrics(path)["forecasts"]
-    return job_table.in_order(Forecasts(*(getattr(found, field) for field in Forecasts._fields)))
+    return job_table.in_order(whole(read_metrics(path)))
 
 
 METHODS = {"classify": ("LSTM", of_sequences), "land_cover": ("U-Net", of_scenes), "jobs": ("LSTM", of_jobs)}

@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from common.errors import InputError
 from lstm.data.job_events import NAMES, Log
 from lstm.data.job_history import History
-from lstm.data.job_windows import SPLITS, Part, Steps, facts_of, scaled
+from lstm.data.job_windows import SPLITS, Part, Steps, facts_of, known_jobs, scaled
 from lstm.job_scores import Forecasts, loss_of
 
 LEAST = 20  # jobs of the training part that a name must occur in
@@ -75,15 +75,6 @@ def baselines(
             print(f"{name}: {', '.join(f'{value:g}' for value in setting)}", file=sys.stderr, flush=True)
     label, nothing = log.jobs.label[jobs].astype(np.int32), np.zeros((len(jobs), 1, len(names)), np.float32)
     return {name: Forecasts(jobs.astype(np.int32), label, p.astype(np.float32), nothing) for name, p in found.items()}
-
-
-def known_jobs(log: Log, part: Part) -> Int64[np.ndarray, " n"]:
-    """The jobs of a part whose class is known when the part is over. Raises InputError where there is none."""
-    jobs = np.arange(part.first, part.last)
-    found = jobs[(log.jobs.label[jobs] >= 0) & (log.jobs.end[jobs] <= part.until)]
-    if not len(found):
-        raise InputError("config.data.parts: no job of a part has ended in it with a known class; give it more")
-    return found
 
 
 # Rules --------------------------------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ from experiments.tasks import make_task
 from lstm.data.jobs import read_jobs
 from lstm.data.made_jobs import SWF_HEADER, made_jobs, write_swf
 from lstm.job_model import JobModel
-from lstm.tasks.jobs import INPUTS, edges_of, forecasts_of, parts_of_loss, whole
+from lstm.tasks.jobs import INPUTS, edges_of, forecasts_of, whole
+from lstm.tasks.jobs_traced import parts_of_loss
 from tests.test_carry import stopped
 from tests.test_job_model import joint
 from tests.test_loop import Stop, equal, final_state, scores_of

@@ -107,8 +107,8 @@ class History:
         pair, program = self.pair(user, job.program), self.program(job.program)
         asked = {name: wanted(job, name, pair, user) for name in REQUESTS}
         size = self.size(pair, asked["processors"])
-        numbers = self.at_submission(job, asked, user, pair, program, size)
         logs = [log1p(asked[name]) for name in REQUESTS]
+        numbers = self.at_submission(job, logs, user, pair, program, size)
         for summary in (user.all, pair.all, program, size):
             summary.submit(number, now, logs)
         pair.asked, user.asked, user.last_event = asked, asked, max(now, user.last_event)
@@ -183,13 +183,12 @@ class History:
     # What is known ------------------------------------------------------------------------------------------------------
 
     def at_submission(
-        self, job: Job, asked: dict[str, float], user: User, pair: Pair, program: Summary, size: Summary
+        self, job: Job, logs: Sequence[float], user: User, pair: Pair, program: Summary, size: Summary
     ) -> list[float]:
-        """The numbers of `submitted_names`."""
+        """The numbers of `submitted_names`. logs: of the REQUESTS."""
         now = job.submit
-        logs = [log1p(asked[name]) for name in REQUESTS]
-        before = [pair.asked.get(name, asked[name]) for name in REQUESTS]
-        changes = [new - log1p(old) for new, old in zip(logs, before, strict=True)]
+        before = [log1p(pair.asked[name]) for name in REQUESTS] if pair.asked else logs
+        changes = [new - old for new, old in zip(logs, before, strict=True)]
         return [
             *circle(now, DAY),
             *circle(now - MONDAY, WEEK),

@@ -51,18 +51,26 @@ class Facts(NamedTuple):
 
 def facts_of(log: Log, part: Part, least: int) -> Facts:
     """Facts of a part. least: jobs that a name must occur in. Raises InputError where no job of the part has ended in it."""
-    chosen = slice(part.first, part.last)
-    known = np.flatnonzero((log.jobs.label[chosen] >= 0) & (log.jobs.end[chosen] <= part.until)) + part.first
-    if not len(known):
-        raise InputError(
-            "config.data.parts: no job of the training part has ended in it with a known class; give it more"
-        )
-    names = {}
+    chosen, known, names = slice(part.first, part.last), known_jobs(log, part, "the training part"), {}
     for column, name in enumerate(NAMES):
         counts = np.bincount(log.jobs.codes[chosen, column], minlength=len(log.names[name]))
         names[name] = [n for n, count in zip(log.names[name], counts, strict=True) if count >= max(least, 1) and n]
     step = max(part.last // 200_000, 1)  # as many rows as a scale needs
     return Facts(names, scale(log.submitted[part.first : part.last : step]), scale(log.ended[known[::step]]))
+
+
+def known_jobs(log: Log, part: Part, what: str = "a part") -> Int64[np.ndarray, " n"]:
+    """The jobs of a part whose class is known when the part is over. Raises InputError where there is none."""
+    jobs = np.arange(part.first, part.last)
+    found = jobs[(log.jobs.label[jobs] >= 0) & (log.jobs.end[jobs] <= part.until)]
+    if not len(found):
+        raise InputError(f"config.data.parts: no job of {what} has ended in it with a known class; give it more")
+    return found
+
+
+def places_of(names: Sequence[str]) -> dict[str, int]:
+    """{name: its place in the embedding}; 0, that of unseen ones, is no name's."""
+    return {name: place for place, name in enumerate(names, 1)}
 
 
 def scale(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +94,7 @@ class Steps:
         self.log, self.facts, self.edges = log, facts, edges
         self.places = {}  # code of the log -> place in the embedding
         for name in NAMES:
-            known = {text: place for place, text in enumerate(facts.names[name], 1)}
+            known = places_of(facts.names[name])
             self.places[name] = np.array([known.get(text, 0) for text in log.names[name]], np.int32)
 
     def names(self, jobs: Int64[np.ndarray, "*s"]) -> Int32[np.ndarray, "*s 5"]:
@@ -116,7 +124,7 @@ class Steps:
             "valid": valid,
             "job": jobs.astype(np.int32),
             "label": np.where(submission & known, columns.label[jobs], -1),
-            "bin": np.where(np.isnan(place), 0, place).astype(np.int32),
+            "bin": place,
         }
 
 
@@ -158,12 +166,13 @@ class Streams:
         rng = np.random.default_rng((seed, epoch, 2))
         order = rng.permutation(len(self.lengths))
         offset = int(rng.integers(len(self.events)))
-        ends = np.cumsum(self.lengths[order])
+        lengths = self.lengths[order]
+        ends = np.cumsum(lengths)
         length = len(self.events) // self.batch_size
         starts = np.arange(self.batch_size)[rows] * length + offset + number * self.bptt
         places = (starts[:, None] + np.arange(self.bptt)[None]) % len(self.events)
         stream = np.searchsorted(ends, places, side="right")
-        inside = places - (ends[stream] - self.lengths[order][stream])
+        inside = places - (ends[stream] - lengths[stream])
         events = self.events[self.begins[order][stream] + inside]
         batch = self.steps.read(events, np.ones(events.shape, bool), self.part.until)
         reset = inside == 0
@@ -180,15 +189,17 @@ class Windows:
         self.steps, self.length, self.context, self.until = steps, length, context, until
         log = steps.log
         self.counts = (log.events % 2 == 1) & (log.events // 2 >= part.first) & (log.events // 2 < part.last)
-        self.windows: list[
-            tuple[int, int, int]
-        ] = []  # begin of the stream, first event that counts, one after the last
         places = np.flatnonzero(self.counts)
-        stream = np.searchsorted(log.begins, places, side="right") - 1
-        for which in np.unique(stream):
-            own = places[stream == which]
-            first, last = int(own[0]), int(own[-1]) + 1
-            self.windows += [(int(log.begins[which]), a, min(a + length, last)) for a in range(first, last, length)]
+        stream, first = np.unique(np.searchsorted(log.begins, places, side="right") - 1, return_index=True)
+        last = np.append(first[1:], len(places)) - 1
+        # Begin of the stream, first event that counts, one after the last.
+        self.windows: list[tuple[int, int, int]] = [
+            (begin, a, min(a + length, end + 1))
+            for begin, start, end in zip(
+                *(x.tolist() for x in (log.begins[stream], places[first], places[last])), strict=True
+            )
+            for a in range(start, end + 1, length)
+        ]
 
     def __len__(self) -> int:
         return len(self.windows)

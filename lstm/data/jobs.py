@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from common import config as configs
 from common.errors import InputError
-from lstm.data.job_formats import BadHeader, BadLine, JobStep, csv_lines, sacct_lines, swf_lines
+from lstm.data.job_formats import csv_lines, sacct_lines, swf_lines
+from lstm.data.job_values import BadHeader, BadLine, JobStep
 from lstm.data.labelled import kind_of
 
 

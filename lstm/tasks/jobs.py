@@ -5,25 +5,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from common import config as configs
+from common import data as batches
 from common.errors import InputError
-from common.metrics import Mean
 from common.task import Task
 from lstm import job_scores as scoring
 from lstm.data.job_events import NAMES
-from lstm.data.job_history import History
 from lstm.data.job_windows import Streams, Windows
-from lstm.job_model import JobModel, alive_nats, still_running, time_nats
+from lstm.job_model import JobModel
 from lstm.job_scores import Forecasts
+from lstm.scores import Answers, collapsed, confusion
 from lstm.tasks import jobs_live, jobs_pages, jobs_pictures
 from lstm.tasks.jobs_data import Data, as_json, open_data
-
-INPUTS = ("numbers", "ended", "names", "submitted", "valid")  # what the model reads of a batch
+from lstm.tasks.jobs_traced import INPUTS, abstract_batch, traced
 
 
 def jobs(
@@ -116,44 +114,6 @@ def make_task(
             opened.steps(edges), part, length=options["eval_length"], context=options["eval_context"], until=until
         )
 
-    def apply(params, batch, carry=None, **how):
-        return net().apply({"params": params}, *(batch[name] for name in INPUTS), carry, **how)
-
-    def init(key, batch):
-        params = net().init({"params": key}, *(batch[name] for name in INPUTS))["params"]
-        return params, {"carry": net().initial_carry(batch["valid"].shape[0])}
-
-    def loss(params, model_state, batch, key):
-        logits, hazards, carry = apply(
-            params, batch, model_state["carry"], resets=batch["reset"], train=True, rngs={"dropout": key}
-        )
-        nats, times, alive, ended = parts_of_loss(logits, hazards, batch)
-        count = ended.sum()
-        total = (nats * ended).sum() + options["time_weight"] * ((times * ended).sum() + (alive * (1 - ended)).sum())
-        right = ((logits.argmax(-1) == batch["label"]) * ended).sum()
-        metrics = {"nats": Mean((nats * ended).sum(), count), "accuracy": Mean(right, count)}
-        return total, count, metrics, {"carry": jax.lax.stop_gradient(carry)}
-
-    def predict(params, model_state, inputs):
-        """{of INPUTS, "carry"} -> {"probabilities" [B, T, K], "running" [B, T, bins, K], "carry"}: the chances at submissions,
-        those given that the job still runs at the start of each bin, and the state after the last event."""
-        logits, hazards, carry = apply(params, inputs, inputs.get("carry"))
-        running = still_running(logits / temperature, hazards)
-        return {"probabilities": running[..., 0, :], "running": running, "carry": carry}
-
-    def evaluate(params, model_state, batch):
-        logits, hazards, _ = apply(params, batch)
-        counted = batch["counted"] & (batch["mask"] > 0)[:, None]
-        nats, times, _, ended = parts_of_loss(logits / temperature, hazards, batch)
-        ended = ended * counted
-        running = still_running(logits / temperature, hazards)
-        flat = lambda x: x.reshape(-1, *x.shape[2:])
-        found = Forecasts(
-            flat(jnp.where(counted, batch["job"], -1)), flat(batch["label"]), flat(running[..., 0, :]), flat(running)
-        )
-        mean = lambda x: Mean((x * ended).sum(), ended.sum())
-        return {"loss": mean(nats), "time_nats": mean(times), "forecasts": found}
-
     def answer(run_apply: Callable, split: str, change: Callable = lambda batch: batch) -> Forecasts:
         return forecasts_of(run_apply, windows(split), reads["eval_batch_size"] or reads["batch_size"], change)
 
@@ -183,10 +143,7 @@ def make_task(
 
     return Task(
         abstract_batch=abstract_batch(names, reads),
-        init=init,
-        loss=loss,
-        evaluate=evaluate,
-        predict=predict,
+        **traced(net, temperature=temperature, time_weight=options["time_weight"]),
         train_source=lambda split: streams() if split == "train" else windows(split),
         train_batch=lambda seed, step, rows: streams().batch(seed, step, rows),
         eval_source=windows,
@@ -212,34 +169,6 @@ def make_task(
     )
 
 
-def abstract_batch(names: tuple[str, ...], reads: Mapping[str, Any]) -> dict[str, Any]:
-    """Shapes and types of a training batch."""
-    shape, history = (reads["batch_size"], reads["bptt"]), History(names, lambda word: -1)
-    width = lambda columns: (*shape, len(columns))
-    shapes = {
-        "submitted": (shape, bool),
-        "numbers": (width(history.submitted_names()), jnp.float32),
-        "ended": (width(history.ended_names()), jnp.float32),
-        "names": (width(NAMES), jnp.int32),
-        "valid": (shape, bool),
-        "job": (shape, jnp.int32),
-        "label": (shape, jnp.int32),
-        "bin": (shape, jnp.int32),
-        "reset": (shape, bool),
-    }
-    return {name: jax.ShapeDtypeStruct(*x) for name, x in shapes.items()}
-
-
-def parts_of_loss(logits, hazards, batch) -> tuple[Any, Any, Any, Any]:
-    """Of each event [B, T]: nats of how a job ended, and of when; nats of one that has not ended, of how long it has lasted; 1 where
-    it is a submission whose end is known. Ends, and what is no event, have 0 everywhere."""
-    submitted, label = batch["submitted"], jnp.maximum(batch["label"], 0)
-    ended = (submitted & (batch["label"] >= 0)).astype(jnp.float32)
-    nats = -jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), label[..., None], axis=-1)[..., 0]
-    alive = alive_nats(logits, hazards, batch["bin"]) * submitted
-    return nats * ended, time_nats(hazards, label, batch["bin"]) * ended, alive * (1 - ended), ended
-
-
 def whole(metrics: Mapping[str, Any]) -> Forecasts:
     return Forecasts(*(np.asarray(getattr(metrics["forecasts"], field)) for field in Forecasts._fields))
 
@@ -247,11 +176,10 @@ def whole(metrics: Mapping[str, Any]) -> Forecasts:
 def forecasts_of(apply: Callable, windows: Windows, batch_size: int, change: Callable) -> Forecasts:
     """The answers to all jobs of some windows; change(batch) -> batch before the model reads it."""
     found = []
-    for first in range(0, len(windows), batch_size):
-        rows = [windows[min(first + row, len(windows) - 1)] for row in range(batch_size)]
-        batch = change({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    for rows in batches.eval_batches(windows, batch_size=batch_size):
+        batch = change(rows)
         result = jax.device_get(apply({name: batch[name] for name in INPUTS}))
-        counted = batch["counted"] & (first + np.arange(batch_size) < len(windows))[:, None]
+        counted = batch["counted"] & (batch["mask"] > 0)[:, None]
         probabilities, running = (np.asarray(result[name])[counted] for name in ("probabilities", "running"))
         found.append(Forecasts(batch["job"][counted], batch["label"][counted], probabilities, running))
     return Forecasts(*(np.concatenate(fields) for fields in zip(*found, strict=True)))
@@ -277,22 +205,18 @@ def decided_scores(found: Forecasts, offsets: Any, names: tuple[str, ...]) -> di
     """Macro-F1 of the decisions by `offsets`, where there are such."""
     if offsets is None:
         return {}
-    known = found.label >= 0
-    moved = scoring.decided(found.probabilities[known], np.asarray(offsets))
-    sure = Forecasts(
-        found.id[known], found.label[known], np.eye(len(names), dtype=np.float32)[moved], found.running[known]
-    )
-    return {"f1/macro_decided": scoring.scores(sure, names, names[1:])["f1/macro"]}
+    moved = found._replace(probabilities=scoring.shifted(found.probabilities, np.asarray(offsets)))
+    return {"f1/macro_decided": scoring.scores(moved, names, ())["f1/macro"]}
 
 
 def alarms(found: Forecasts, names: tuple[str, ...]) -> list[str]:
     """A warning where one class is predicted everywhere."""
-    known = found.label >= 0
-    predicted = found.probabilities[known].argmax(-1)
-    if not len(predicted) or predicted.min() < predicted.max() or (found.label[known] == predicted[0]).all():
+    known = scoring.rows_of(found, scoring.is_known(found))
+    place = collapsed(confusion(Answers(known.id, known.label, known.probabilities)), share=1.0)
+    if place is None:
         return []
     return [
-        f"every job is predicted to end as {names[predicted[0]]!r}. Where this class is most of the log that may be right: look at "
+        f"every job is predicted to end as {names[place]!r}. Where this class is most of the log that may be right: look at "
         "auprc/ and f1/macro_decided; else a learning rate that is too high (config.optimizer.learning_rate; try a tenth)"
     ]
 

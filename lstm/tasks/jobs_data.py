@@ -88,8 +88,8 @@ class Data(NamedTuple):
         """Raises InputError for a split that the log has no jobs for."""
         return part_of(self.parts(), self.reads, split)
 
-    def steps(self, edges: np.ndarray, facts: Facts | None = None) -> Steps:
-        return Steps(self.log(), facts or self.facts(), edges)
+    def steps(self, edges: np.ndarray) -> Steps:
+        return Steps(self.log(), self.facts(), edges)
 
 
 def part_of(parts: Mapping[str, Part], reads: Mapping[str, Any], split: str) -> Part:

@@ -1,7 +1,9 @@
 """A live feed of jobs: lines as they come, the chances of each job at once, the state of each stream kept between them."""
 
 import contextlib
+import csv
 import heapq
+import io
 import itertools
 import math
 import os
@@ -9,7 +11,7 @@ import select
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,10 +22,11 @@ from common.files import find_inputs, plan_outputs
 from common.processes import Signals
 from lstm.data import job_store
 from lstm.data.job_events import NAMES, in_order
-from lstm.data.job_formats import BadHeader, BadLine, JobStep
 from lstm.data.job_history import Event, History
-from lstm.data.job_windows import scaled
+from lstm.data.job_values import BadHeader, BadLine, JobStep
+from lstm.data.job_windows import places_of, scaled
 from lstm.data.jobs import Faults, Format, Job, open_format, read_jobs
+from lstm.job_scores import bad_classes
 from lstm.tasks.jobs_data import Data
 
 SIZES = (1, 8, 64, 512)  # rows of a step: as few shapes are compiled
@@ -66,7 +69,7 @@ class Feed:
         unpack = lambda text: np.frombuffer(text, np.float32)
         self.carries = job_store.Spilling(self.store, "carries", near, np.ndarray.tobytes, unpack)
         self.history: History = data.history(users)
-        self.places = {n: {text: i for i, text in enumerate(self.facts.names[n], 1)} for n in NAMES}
+        self.places = {name: places_of(self.facts.names[name]) for name in NAMES}
         leaves, self.shape = jax.tree.flatten(jax.device_get(carry))
         self.ends = np.cumsum([leaf.shape[-1] for leaf in leaves])  # of the parts of a stream's state, side by side
         self.clock, self.lines = -math.inf, 0
@@ -226,24 +229,32 @@ def open_lines(data: Data, first: str) -> Format:
     return form
 
 
-def head(class_names: Sequence[str]) -> str:
-    return ",".join(["job", "elapsed", *class_names, "risk"])
+def head(options: Mapping[str, Any]) -> list[str]:
+    return ["job", "elapsed", *options["class_names"], "risk"]
 
 
-def line_of(answer: Answer, bad: Sequence[int]) -> str:
-    numbers = [*answer.chances, answer.chances[bad].sum()]
-    name = f'"{answer.id}"' if "," in answer.id else answer.id
-    return f"{name},{answer.elapsed:g}," + ",".join(f"{x:.5f}" for x in numbers)
+def row_of(answer: Answer, bad: Sequence[int]) -> list[str]:
+    """A row under `head`. bad: the classes whose chances are the risk."""
+    return [answer.id, f"{answer.elapsed:g}", *(f"{x:.5f}" for x in [*answer.chances, answer.chances[bad].sum()])]
 
 
-def follow(feed: Feed, data: Data, options: Mapping[str, Any], file: int, out: TextIO, errors: TextIO) -> int:
+def open_table(file: io.TextIOBase, options: Mapping[str, Any]) -> Callable[[Sequence[Answer]], None]:
+    """Writes the head of a CSV table; what writes answers below it."""
+    bad, table = bad_classes(options["class_names"], options["bad"]), csv.writer(file, lineterminator="\n")
+    table.writerow(head(options))
+    return lambda answers: table.writerows(row_of(answer, bad) for answer in answers)
+
+
+def follow(
+    feed: Feed, data: Data, options: Mapping[str, Any], file: int, out: io.TextIOBase, errors: io.TextIOBase
+) -> int:
     """Answers a feed until it ends or a signal comes, then saves. Returns 0, or 75 for a signal.
 
     A line that cannot be read gets one in `errors`, with its number; the feed goes on.
     """
-    bad = [options["class_names"].index(name) for name in options["bad"]]
     form, steps, saved = None, 0, feed.lines
-    print(head(options["class_names"]), file=out, flush=True)
+    write = open_table(out, options)
+    out.flush()
     with Signals() as signals:
         for lines in read_lines(file, signals.stop_now):
             jobs = []
@@ -258,9 +269,8 @@ def follow(feed: Feed, data: Data, options: Mapping[str, Any], file: int, out: T
                     print(f"line {feed.lines}: {error}", file=errors, flush=True)
                 else:
                     jobs += [job] if job else []
-            answers = feed.tell(jobs)
-            if answers:
-                print("\n".join(line_of(answer, bad) for answer in answers), file=out, flush=True)
+            write(feed.tell(jobs))
+            out.flush()
             if feed.lines - saved >= SAVE:
                 feed.save()
                 saved = feed.lines
@@ -281,17 +291,16 @@ def predict_files(
 ) -> list[Path]:
     """Writes OUTPUT/NAME.csv for each log among `paths`, as a live feed would answer its lines from a fresh state."""
     targets = plan_outputs(find_inputs(paths, ENDINGS, "logs"), output, ".csv", lambda path: is_ours(path, options))
-    bad = [options["class_names"].index(name) for name in options["bad"]]
     output.mkdir(parents=True, exist_ok=True)
     for target, path in targets.items():
         faults, own = Faults(), feed()
         blocks = read_jobs(path, data.reads["kind"], data.reads["columns"], faults=faults)
         jobs = in_order(itertools.chain.from_iterable(blocks), faults=faults)
         aside = target.with_name(f".{target.name}")
-        with aside.open("w", encoding="utf-8") as file:
-            print(head(options["class_names"]), file=file)
+        with aside.open("w", encoding="utf-8", newline="") as file:
+            write = open_table(file, options)
             while some := list(itertools.islice(jobs, LINES)):
-                file.writelines(line_of(answer, bad) + "\n" for answer in own.tell(some))
+                write(own.tell(some))
         aside.replace(target)
         for line in faults.report():
             print(f"warning: {path}: {line}", file=sys.stderr)
@@ -299,5 +308,7 @@ def predict_files(
 
 
 def is_ours(path: Path, options: Mapping[str, Any]) -> bool:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline().rstrip("\n") == head(options["class_names"])
+    first = io.StringIO()
+    open_table(first, options)
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:
+        return file.readline() == first.getvalue()
