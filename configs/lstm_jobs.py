@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from common.config import variants
 from configs.lstm_defaults import defaults
+from lstm.data.jobs import COLUMNS
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -40,10 +41,10 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.source = "log" if "log" in names else "made"
     config.data.log = ""  # the log's file, below root
     config.data.kind = ""  # swf, sacct or csv; "": by the file's name
-    config.data.columns = ConfigDict()  # of a CSV: {field of a Job: its column}
+    config.data.columns = ConfigDict(dict.fromkeys(COLUMNS, ""))  # of a CSV: {field of a Job: its column}
     config.data.statuses = ConfigDict()  # {word of the log: class, "" for not ended}, over the usual ones
     config.data.users = 40  # of the made log
-    config.data.jobs = 300_000
+    config.data.jobs = 400_000
     config.data.made_seed = 0
     config.data.stream = "user"  # what sequences go by: user, group, program, queue, partition, or machine
     config.data.parts = [0.7, 0.8, 1.0]  # shares of the jobs, in time, before the ends of train, validation and test

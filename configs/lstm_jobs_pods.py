@@ -17,19 +17,17 @@ def get_config(variant: str = ""):
     config = jobs("log")
     config.task.class_names = ["other", "failed"]
     config.data.log = "hpc-job-logs/alibaba-gpu-2023-openb_pod_list_default.csv.gz"
-    config.data.columns = ConfigDict(
-        {
-            "id": "name",
-            "submit": "creation_time",
-            "start": "scheduled_time",
-            "end": "deletion_time",
-            "status": "pod_phase",
-            "processors": "gpu_milli",
-            "memory": "memory_mib",
-            "program": "cpu_milli",  # pods of one request are, most likely, of one kind
-            "queue": "qos",
-            "partition": "gpu_spec",
-        }
+    config.data.columns.update(
+        id="name",
+        submit="creation_time",
+        start="scheduled_time",
+        end="deletion_time",
+        status="pod_phase",
+        processors="gpu_milli",
+        memory="memory_mib",
+        program="cpu_milli",  # pods of one request are, most likely, of one kind
+        queue="qos",
+        partition="gpu_spec",
     )
     config.data.statuses = ConfigDict(
         {"Failed": "failed", "Succeeded": "other", "Running": "other", "Pending": "other"}

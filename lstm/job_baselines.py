@@ -25,7 +25,7 @@ from lstm.data.job_windows import SPLITS, Part, Steps, facts_of, known_jobs, sca
 from lstm.job_scores import Forecasts, loss_of
 
 LEAST = 20  # jobs of the training part that a name must occur in
-MOST = 100_000  # jobs that a model is fitted to: of more, evenly chosen ones
+MOST = 300_000  # jobs that a model is fitted to: of more, evenly chosen ones
 BLOCK = 100_000  # jobs whose numbers are held at a time
 WEIGHT = 1.0  # of the training part's shares beside the jobs that a user has seen end
 STRENGTHS = ((0.001,), (0.0001,), (0.01,), (0.1,))  # C of the regression, the inverse of the penalty

@@ -17,11 +17,12 @@ from common.config import kwargs
 from common.errors import InputError
 from common.run import load_run, read_facts
 from experiments import predict, train
+from lstm.data import job_store
 from lstm.data.job_windows import Part, Windows
-from lstm.data.jobs import read_jobs
+from lstm.data.jobs import NO_CLASS, Faults, read_jobs
 from lstm.data.made_jobs import SWF_HEADER, made_jobs, swf_line, write_swf
 from lstm.job_model import JobModel
-from lstm.tasks import jobs_live
+from lstm.tasks import jobs_data, jobs_live
 from lstm.tasks.jobs import edges_of, forecasts_of
 from lstm.tasks.jobs_data import open_data
 from lstm.tasks.jobs_live import Feed
@@ -177,12 +178,13 @@ def test_another_models_state_is_refused(feed, jobs, tmp_path):
     one = feed(state=path)
     tell(one, jobs[:5])
     one.save()
+    one.store.close()
     with pytest.raises(
         InputError, match=r"--state .*state.sqlite: is of another model \(this one\); name another file"
     ):
         feed(state=path, model="that one")
     (tmp_path / "text").write_text("no store, but a text that is long enough to be looked at" * 9)
-    with pytest.raises(InputError, match="--state .*text: file is not a database; name a file that a feed has written"):
+    with pytest.raises(InputError, match="--state .*text: file is not a database; name one that a feed has written"):
         feed(state=tmp_path / "text")
     with pytest.raises(InputError, match="--state .*state: unable to open database file"):
         feed(state=tmp_path / "nowhere" / "state")
@@ -194,6 +196,7 @@ def test_running_can_be_asked_for_later(feed, jobs, tmp_path):
     one = feed(state=path)
     one.tell([job])
     one.save()
+    one.store.close()
     one = feed(state=path, running=True)
     assert one.tell([job._replace(start=job.submit)]) == []
     later = one.tell([jobs[1]._replace(submit=job.submit + 50, start=NAN, end=NAN, status="")])
@@ -306,6 +309,25 @@ def test_a_status_of_no_class_is_told_at_the_end(follow, log):
     code, out, err = follow("\n".join([*lines[:5], " ".join([*fields[:10], "7", *fields[11:]])]), "--state", ":memory:")
     assert code == 0 and len(out) == 2
     assert err == ["warning: 1 x status of no class, taken as not ended (config.data.statuses): '7'"]
+
+
+def test_a_status_of_a_class_that_the_run_does_not_have_stops_no_feed():
+    faults = Faults()
+    reads = {"statuses": {"TIMEOUT": "late"}, "stream": "user"}
+    known = jobs_data.history_of(reads, ("completed", "failed"), faults, strict=False)
+    assert [known.class_of(word) for word in ("FAILED", "TIMEOUT", "CANCELLED", "RUNNING", "")] == [1, -1, -1, -1, -1]
+    assert len(faults.examples[NO_CLASS]) == 3
+    with pytest.raises(InputError, match="no such class"):
+        jobs_data.history_of(reads, ("completed", "failed"), faults).class_of("TIMEOUT")
+
+
+def test_two_feeds_do_not_share_a_state(tmp_path):
+    store = job_store.open_store(tmp_path / "state")
+    job_store.put(store, "feed", 1)
+    with pytest.raises(InputError, match=r"^--state .*state: database is locked; name one that a feed has written"):
+        job_store.open_store(tmp_path / "state")
+    store.close()
+    job_store.open_store(tmp_path / "state").close()
 
 
 def test_a_run_that_has_no_feed(run, monkeypatch):

@@ -325,6 +325,11 @@ def test_one_answer_to_everything_is_a_collapse():
             [LINE.format(id=1, submit=1, run=5, status=1, user=1)] * 5,
             "no job of the training part has ended in it",
         ),
+        (
+            "a.swf",
+            [LINE.format(id=i, submit=60 * i, run=5, status=1 if i < 120 else -1, user=1) for i in range(200)],
+            "no job of the validation part has ended in it with a known class",
+        ),
         ("a.txt", ["JobID|Submit|State", "1|2024-01-01T00:00:00|FAILED"], "no column 'User'"),
     ],
 )

@@ -369,7 +369,7 @@ def test_each_submission_of_a_part_counts_once_with_the_history_of_its_stream(lo
 
 def test_windows_know_what_is_known_at_their_moment(log):
     part = parts_of(log, [0.6, 0.8, 1.0], "train")["validation"]
-    windows = Windows(steps_of(log), part, length=64, context=64, until=part.until)
+    windows = Windows(steps_of(log), part, length=64, context=64)
     rows = [windows[i] for i in range(len(windows))]
     job, label = (np.concatenate([row[name][row["counted"]] for row in rows]) for name in ("job", "label"))
     late = ~(log.jobs.end[job] <= part.until)

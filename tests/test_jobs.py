@@ -73,9 +73,10 @@ def test_swf_by_hand():
     same(swf(LINE), expected)
     same(swf(f"   {LINE}   \n".replace(" ", "\t")), expected)
     nothing = "8 5 -1 -1 64 -1 -1 -1 -1 -1 -1 -1 -1 -1 -1 -1 -1 -1"
-    same(swf(nothing), Job("8", 5.0, 5.0, NAN, "", NAN, NAN, NAN, "", "", "", "", "", ""))
-    same(swf(nothing.replace(" ", ".0 ")), Job("8.0", 5.0, 5.0, NAN, "", NAN, NAN, NAN, "", "", "", "", "", ""))
+    same(swf(nothing), Job("8", 5.0, NAN, NAN, "", NAN, NAN, NAN, "", "", "", "", "", ""))
+    same(swf(nothing.replace(" ", ".0 ")), Job("8.0", 5.0, NAN, NAN, "", NAN, NAN, NAN, "", "", "", "", "", ""))
     assert swf(at(2, "100.25")).submit == 100.25 and swf(at(4, "0.5")).end == 120.5
+    assert swf(at(3, "-1")).start == 100, "of a job that ended an unknown wait is none"
     assert math.isnan(swf(at(8, "-1")).processors), "those allocated are known too late"
 
 
@@ -180,7 +181,9 @@ def agree_with_numpy(found, values, offset=0.0):
     known = np.where(values < 0, np.nan, values)
     numbers = lambda field: np.array([getattr(job, field) for job in found])
     np.testing.assert_array_equal(numbers("submit"), known[:, 1] + offset)
-    np.testing.assert_allclose(numbers("start") - numbers("submit"), np.maximum(values[:, 2], 0), atol=1e-6)
+    not_started = (values[:, 2] < 0) & np.isnan(numbers("end"))
+    waited = np.where(not_started, np.nan, np.maximum(values[:, 2], 0))
+    np.testing.assert_allclose(numbers("start") - numbers("submit"), waited, atol=1e-6)
     for column, field, unit in ((7, "processors", 1), (8, "time_limit", 1), (9, "memory", 1024)):
         np.testing.assert_array_equal(numbers(field), known[:, column] / unit)
     for column, field in enumerate(("status", "user", "group", "program", "queue", "partition", "after"), 10):

@@ -95,8 +95,9 @@ def swf_lines() -> Lines:
     """The Standard Workload Format 2.2 (Feitelson): 18 numbers a line, -1 where unknown; header lines begin with ';'.
 
     Times are UnixStartTime + field 2, each shifted to the zone of TimeZoneString, else by TimeZone; without UnixStartTime they
-    are field 2 alone: hours of the day are off by a constant. An unknown wait counts as 0, as does an unknown run time of a
-    job that has ended. Processors are those requested (field 8), never those allocated. Memory: KB a processor, in MB.
+    are field 2 alone: hours of the day are off by a constant. Of a job that has ended an unknown wait counts as 0, as does an
+    unknown run time; one that has not ended has then not started either. Processors are those requested (field 8), never those
+    allocated. Memory: KB a processor, in MB.
     """
     learn, local = swf_clock()
 
@@ -125,6 +126,8 @@ def swf_lines() -> Lines:
         end = start if run == 0 or fields[10] in ENDED else math.nan
         if run > 0:
             end = max(start, local(since + run, "the end"))
+        if math.isnan(end) and math.isnan(wait):
+            start = math.nan
         status, *names = ["" if text == "-1" else text for text in fields[10:17]]
         processors, limit = known(values[7], "the number of processors"), known(values[8], "the time limit")
         return (fields[0], submit, start, end, status, processors, limit, known(values[9], "the memory") / 1024, *names)

@@ -15,13 +15,17 @@ from lstm.data.jobs import Job
 
 def open_store(path: str | Path) -> sqlite3.Connection:
     """The SQLite file at `path`, made where it is missing; ':memory:' for none. What is written counts from `commit` on: after a
-    kill the file is as it was committed last. Raises InputError for a file that is no such store."""
+    kill the file is as it was committed last. Raises InputError for a file that is no such store, or is in another process's use."""
     try:
         store = sqlite3.connect(path)
+        store.execute("PRAGMA locking_mode = EXCLUSIVE")  # two feeds that share a state would each spoil the other's
+        store.execute("BEGIN EXCLUSIVE")
         store.execute("CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value)")
         store.commit()
     except sqlite3.Error as error:
-        raise InputError(f"--state {path}: {error}; name a file that a feed has written, or a new one") from None
+        raise InputError(
+            f"--state {path}: {error}; name one that a feed has written and none now uses, or a new one"
+        ) from None
     return store
 
 

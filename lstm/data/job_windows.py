@@ -185,8 +185,8 @@ class Windows:
     """The submissions of a part, each once: windows of `context` + `length` events of one stream, of which those of the part
     among the last `length` count ("counted" bool)."""
 
-    def __init__(self, steps: Steps, part: Part, *, length: int, context: int, until: float = np.inf):
-        self.steps, self.length, self.context, self.until = steps, length, context, until
+    def __init__(self, steps: Steps, part: Part, *, length: int, context: int):
+        self.steps, self.length, self.context, self.until = steps, length, context, part.until
         log = steps.log
         self.counts = (log.events % 2 == 1) & (log.events // 2 >= part.first) & (log.events // 2 < part.last)
         places = np.flatnonzero(self.counts)

@@ -15,7 +15,7 @@ from common.errors import InputError
 from common.task import Task
 from lstm import job_scores as scoring
 from lstm.data.job_events import NAMES
-from lstm.data.job_windows import Streams, Windows
+from lstm.data.job_windows import Streams, Windows, known_jobs
 from lstm.job_model import JobModel
 from lstm.job_scores import Forecasts
 from lstm.scores import Answers, collapsed, confusion
@@ -109,10 +109,9 @@ def make_task(
     @functools.cache
     def windows(split: str) -> Windows:
         part = opened.part(split)
-        until = np.inf if split == "test" else part.until
-        return Windows(
-            opened.steps(edges), part, length=options["eval_length"], context=options["eval_context"], until=until
-        )
+        part = part._replace(until=np.inf) if split == "test" else part
+        known_jobs(opened.log(), part, f"the {split} part")  # or there is nothing to score
+        return Windows(opened.steps(edges), part, length=options["eval_length"], context=options["eval_context"])
 
     def answer(run_apply: Callable, split: str, change: Callable = lambda batch: batch) -> Forecasts:
         return forecasts_of(run_apply, windows(split), reads["eval_batch_size"] or reads["batch_size"], change)

@@ -115,7 +115,7 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
         return reads["kind"] or (facts or {}).get("kind") or kind_of_path(path)
 
     def history(users: Any = None) -> History:
-        return history_of(reads, class_names, faults, users)
+        return history_of(reads, class_names, faults, users, strict=False)
 
     @functools.cache
     def opened() -> tuple[Log, Faults]:
@@ -154,9 +154,14 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
     return Data(reads, log, parts, known_facts, wrong, faults.report, header, history, chances, kind)
 
 
-def history_of(reads: Mapping[str, Any], class_names: tuple[str, ...], faults: Faults, users: Any = None) -> History:
-    """A fresh History, which knows the words of all kinds of logs. Those that are no status go to `faults`."""
+def history_of(
+    reads: Mapping[str, Any], class_names: tuple[str, ...], faults: Faults, users: Any = None, *, strict: bool = True
+) -> History:
+    """A fresh History, which knows the words of all kinds of logs. Those that are no status go to `faults`, as do, where it is not
+    strict (a feed has to go on), those whose class is none of class_names."""
     words = {**STATUSES["swf"], **STATUSES["sacct"], **STATUSES["csv"], **(reads["statuses"] or {})}
+    if not strict:
+        words = {word: name for word, name in words.items() if not name or name in class_names}
     return History(
         class_names, lambda word: class_of(word, words, class_names, faults), stream=reads["stream"], users=users
     )

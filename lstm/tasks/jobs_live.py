@@ -248,14 +248,14 @@ def open_table(file: io.TextIOBase, options: Mapping[str, Any]) -> Callable[[Seq
 def follow(
     feed: Feed, data: Data, options: Mapping[str, Any], file: int, out: io.TextIOBase, errors: io.TextIOBase
 ) -> int:
-    """Answers a feed until it ends or a signal comes, then saves. Returns 0, or 75 for a signal.
+    """Answers a feed until it ends or a signal comes, then saves and closes its store. Returns 0, or 75 for a signal.
 
     A line that cannot be read gets one in `errors`, with its number; the feed goes on.
     """
     form, steps, saved = None, 0, feed.lines
     write = open_table(out, options)
     out.flush()
-    with Signals() as signals:
+    with Signals() as signals, contextlib.closing(feed.store):
         for lines in read_lines(file, signals.stop_now):
             jobs = []
             for line in lines:
