@@ -259,6 +259,17 @@ def overhead() -> str:
     return markdown(["", "a turn of the loop", "the compiled step alone", "the host's own"], [[found["case"], *cells]])
 
 
+def feed() -> str:
+    """Jobs a second of a live feed of jobs and what its process holds, as lines go by."""
+    rows = []
+    for row in read("bench_jobs")["rows"]:
+        memory = [row.get(f"memory_at_{when}_mb") for when in ("a_tenth", "half", "the_end")]
+        rates = [f"{row[name]:,.0f}" if name in row else "" for name in ("jobs_per_second", "slowest_tenth")]
+        rows.append([row["case"], *rates, *(f"{mb:.0f} MB" if mb else "" for mb in memory)])
+    head = ["", "jobs a second", "in the slowest tenth", "held after a tenth", "after half", "at the end"]
+    return markdown(head, rows)
+
+
 TABLES = {
     "brain": brain,
     "land_cover": land_cover,
@@ -275,6 +286,7 @@ TABLES = {
     "jobs_curie": lambda: jobs("lstm_jobs_curie"),
     "jobs_pods": lambda: jobs("lstm_jobs_pods"),
     "jobs_made": lambda: jobs("lstm_jobs"),
+    "feed": feed,
     "scale": scale,
     "overhead": overhead,
     "together": lambda: bench_rows("bench_together", ["one after another"]),
