@@ -1,5 +1,7 @@
 """Pods of Alibaba's GPU cluster (2023): 8,152 in 149 days, which failed and which did not; a CSV without users.
 
+Processors are thousandths of a GPU, of one GPU (num_gpu is not read); pods without a GPU count like the pod before.
+
     DATA_ROOT=... python -m experiments.train --config configs/lstm_jobs_pods.py --workdir runs/pods
 
 'Running' and 'Pending' are states at the end of the trace: failed against the rest is what the log can tell. docs/jobs.md.
@@ -32,6 +34,7 @@ def get_config(variant: str = ""):
     config.data.statuses = ConfigDict(
         {"Failed": "failed", "Succeeded": "other", "Running": "other", "Pending": "other"}
     )
+    config.task.per_node = 1000  # node-hours are hours of a whole GPU
     config.data.stream = "queue"
     config.data.batch_size, config.data.bptt = 8, 32
     config.data.known_after = 5

@@ -259,6 +259,18 @@ def overhead() -> str:
     return markdown(["", "a turn of the loop", "the compiled step alone", "the host's own"], [[found["case"], *cells]])
 
 
+def walk() -> str:
+    """Accuracy and macro-F1 of each method on each fold of a walk forward through a log."""
+    result = read("lstm_jobs_atlas_walk")
+    methods = [name.removeprefix("accuracy/") for name in result["scores"] if name.startswith("accuracy/")]
+    rows = []
+    for method in methods:
+        accuracy, f1 = (result["scores"][f"{score}/{method}"] for score in ("accuracy", "f1/macro"))
+        rows.append([method, *(f"{x:.3f}" for x in accuracy["values"]), f"{accuracy['mean']:.3f}", f"{f1['mean']:.3f}"])
+    tenths = [f"tenth {fold['tenths'] + 2}" for fold in result["folds"]]
+    return markdown(["accuracy", *tenths, "mean", "mean f1/macro"], rows)
+
+
 def feed() -> str:
     """Jobs a second of a live feed of jobs and what its process holds, as lines go by."""
     rows = []
@@ -286,6 +298,7 @@ TABLES = {
     "jobs_curie": lambda: jobs("lstm_jobs_curie"),
     "jobs_pods": lambda: jobs("lstm_jobs_pods"),
     "jobs_made": lambda: jobs("lstm_jobs"),
+    "jobs_walk": walk,
     "feed": feed,
     "scale": scale,
     "overhead": overhead,

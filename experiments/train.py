@@ -109,14 +109,16 @@ def initial_from(source: Path, allow_missing: bool):
     return initial
 
 
+def minutes_of(workdir: Path) -> float:
+    """That a run trained, all its starts together."""
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return checkpoints.manifest(checkpoints.newest())["host"]["minutes"]
+
+
 def record(
     name: str, config, seeds: list[int], scored: list[tuple[Path, dict[str, float]]], *, overrides=(), **more
 ) -> None:
     """Writes experiments/results/NAME.json: scores of all seeds, minutes, the curve of the first, and what `more` adds."""
-    minutes = []
-    for workdir, _ in scored:
-        with Checkpoints(workdir / "checkpoints") as checkpoints:
-            minutes.append(checkpoints.manifest(checkpoints.newest())["host"]["minutes"])
     path = Path("experiments/results") / f"{name}.json"
     write_result(
         path,
@@ -124,7 +126,7 @@ def record(
         config=json.loads(to_json(config)),
         overrides=overrides,
         command=" ".join(command_line()),
-        minutes=sum(minutes),
+        minutes=sum(minutes_of(workdir) for workdir, _ in scored),
         seeds=seeds,
         scores={score: [s[score] for _, s in scored if score in s] for score in scored[0][1]},
         selected_on=f"{config.loop.best} of {config.loop.eval_split}",

@@ -53,10 +53,8 @@ def baselines(
         raise InputError(
             f"split {split!r}: of this log there are {', '.join(name for name in SPLITS if name in parts)}"
         )
-    jobs = np.arange(parts[split].first, parts[split].last)
-    jobs = jobs[log.jobs.label[jobs] >= 0]
-    if not len(jobs):
-        raise InputError(f"config.data.parts: no job of the {split} part has ended with a known class; give it more")
+    part = parts[split]._replace(until=np.inf) if split == "test" else parts[split]
+    jobs = known_jobs(log, part, f"the {split} part")
     known = known_jobs(log, parts["train"])
     shares = np.bincount(log.jobs.label[known], minlength=len(names)) / max(len(known), 1)
     found = {
@@ -116,7 +114,7 @@ def last_ended(
     classes, label = np.arange(len(names)), log.jobs.label[known]
     for kind in ("user", "user and program"):  # the better one last: it overwrites
         columns = [where.index((kind, f"last {name}")) for name in names]
-        last, before = log.submitted[jobs][:, columns], log.submitted[known][:, columns]
+        last, before = log.submitted[jobs[:, None], columns], log.submitted[known[:, None], columns]
         follow = np.zeros((len(names), len(names)))
         np.add.at(follow, (before.argmax(1), label), before.any(1))
         follow = (follow + shares + 1e-6) / (follow + shares + 1e-6).sum(1, keepdims=True)

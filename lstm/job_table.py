@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int, Int64
 
 from lstm.data.job_events import Log
 from lstm.data.job_history import WEEK
@@ -43,7 +43,7 @@ def table(
 
 
 def groups_of(
-    log: Log, jobs: Int64[np.ndarray, " m"], train: Part
+    log: Log, jobs: Int[np.ndarray, " m"], train: Part
 ) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"], Bool[np.ndarray, " m"]]:
     """The user and the week of each job, and whether its user has no job in the training part."""
     users = np.asarray(log.jobs.codes[jobs, 0], np.int64)

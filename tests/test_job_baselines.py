@@ -318,6 +318,14 @@ def test_without_a_validation_part(log):
         baselines(log, split, "validation", NAMES)
 
 
+def test_the_jobs_of_the_validation_part_are_those_of_the_network():
+    """Known when the part is over, not later."""
+    jobs = [job(k, k + 0.5 if k != 15 else 100, "failed" if k % 3 else "completed") for k in range(30)]
+    log = encoded(jobs)
+    found = baselines(log, parts_of(log, [0.4, 0.6, 1.0], "train"), "validation", NAMES, **QUICK)
+    assert all(one.id.tolist() == [12, 13, 14, 16, 17] for one in found.values())
+
+
 def test_parts_in_which_no_job_has_ended():
     jobs = [job(k, 1000, "failed" if k % 2 else "completed") for k in range(40)]
     with pytest.raises(InputError, match=r"config.data.parts: no job .* has ended in it"):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from common.errors import InputError
 from common.run import load_run, read_facts
 from experiments import predict, train
 from lstm.data import job_store
+from lstm.data.job_events import AGAIN
 from lstm.data.job_windows import Part, Windows
 from lstm.data.jobs import NO_CLASS, Faults, read_jobs
 from lstm.data.made_jobs import SWF_HEADER, made_jobs, swf_line, write_swf
@@ -244,6 +246,43 @@ def test_a_start_that_is_told_twice_is_one_start(feed, jobs):
     assert [a.elapsed for a in found if a.id == job.id] == [0.0, 10.0]
 
 
+def test_a_start_that_is_told_anew_replaces_the_old_one(feed, jobs):
+    job = jobs[0]._replace(start=jobs[0].submit, end=NAN, status="")
+    one, other = feed(running=True), jobs[1]._replace(start=NAN, end=NAN, status="")
+    found = [*one.tell([job]), *one.tell([job._replace(start=job.submit + 1000)])]
+    found += one.tell([other._replace(submit=job.submit + 1009), other._replace(id="b", submit=job.submit + 1011)])
+    assert [a.elapsed for a in found if a.id == job.id] == [0.0, 10.0]
+
+
+def test_what_was_told_is_not_told_again(feed, jobs):
+    """Neither an open job's line, nor those of jobs that have ended: a feed that is started again from the first line of its file."""
+    one = feed(running=True)
+    expected = tell(one, jobs[:60])
+    state = one.history.count, one.clock, {name: user.all.state() for name, user in one.history.users.items()}
+    ended = [job for job in jobs[:60] if job.id in one.history.recent]
+    still = [job for job in jobs[:60] if job.id in one.history.numbers]
+    assert len(ended) > 20 and still and one.tell([*ended, *still]) == []
+    assert state == (one.history.count, one.clock, {name: user.all.state() for name, user in one.history.users.items()})
+    assert one.faults.counts[AGAIN] >= 20
+    close([*expected, *tell(one, jobs[60:90])], tell(feed(running=True), jobs[:90]))
+
+
+def test_jobs_without_an_id_are_jobs_of_their_own(feed, jobs):
+    named = [job._replace(after="") for job in jobs[:40]]
+    nameless = [job._replace(id="") for job in named]
+    found = tell(feed(), [*nameless, nameless[-1]])
+    assert len(found) == 41
+    for answer, expected in zip(found, tell(feed(), named), strict=False):
+        np.testing.assert_allclose(answer.chances, expected.chances, atol=1e-5)
+
+
+def test_a_job_that_comes_late_is_counted(feed, jobs):
+    one = feed()
+    late = one.faults.counts[jobs_live.LATE]
+    one.tell([jobs[5], jobs[0]])
+    assert one.faults.counts[jobs_live.LATE] == late + 1
+
+
 # The command ------------------------------------------------------------------------------------------------------------------------
 
 
@@ -314,11 +353,18 @@ def test_a_status_of_no_class_is_told_at_the_end(follow, log):
 def test_a_status_of_a_class_that_the_run_does_not_have_stops_no_feed():
     faults = Faults()
     reads = {"statuses": {"TIMEOUT": "late"}, "stream": "user"}
-    known = jobs_data.history_of(reads, ("completed", "failed"), faults, strict=False)
+    known = jobs_data.history_of(reads, "sacct", ("completed", "failed"), faults, strict=False)
     assert [known.class_of(word) for word in ("FAILED", "TIMEOUT", "CANCELLED", "RUNNING", "")] == [1, -1, -1, -1, -1]
     assert len(faults.examples[NO_CLASS]) == 3
     with pytest.raises(InputError, match="no such class"):
-        jobs_data.history_of(reads, ("completed", "failed"), faults).class_of("TIMEOUT")
+        jobs_data.history_of(reads, "sacct", ("completed", "failed"), faults).class_of("TIMEOUT")
+
+
+@pytest.mark.parametrize(("kind", "classes"), [("swf", [0, 1]), ("csv", [-1, -1]), ("sacct", [-1, -1])])
+def test_numbers_are_a_status_in_swf_alone(kind, classes):
+    """An exit code 0 of another log means the opposite."""
+    found = jobs_data.history_of({"statuses": None, "stream": "user"}, kind, ("completed", "failed"), Faults())
+    assert [found.class_of(word) for word in ("1", "0")] == classes
 
 
 def test_two_feeds_do_not_share_a_state(tmp_path):
@@ -369,6 +415,46 @@ def test_a_csv_is_read_by_a_run_that_was_trained_on_swf(run, jobs, tmp_path):
     ]
     assert predict.main(words) == 0
     assert len((tmp_path / "answers" / "some.csv").read_text().splitlines()) == 21
+
+
+def test_a_table_that_begins_with_its_own_header_is_read_by_that(data):
+    of_run = data._replace(
+        reads={**data.reads, "columns": None}, kind=lambda: "csv", header=lambda: ["submit,user,queue"]
+    )
+    own, lacking = "submit,queue,user", "5,ann,short"
+    form = jobs_live.open_lines(of_run, own)
+    assert form.parse(own) is None and form.parse("5,short,ann").user == "ann"
+    assert jobs_live.open_lines(of_run, lacking).parse(lacking).user == "ann"
+
+
+def test_a_line_without_an_end_is_given_up(monkeypatch):
+    monkeypatch.setattr(jobs_live, "LONGEST", 100_000)
+    read, write = os.pipe()
+
+    def endless():
+        with open(write, "wb") as file:
+            file.write(b"x" * 500_000)
+
+    writer = threading.Thread(target=endless)
+    writer.start()
+    found = [line for lines in jobs_live.read_lines(read, lambda: False) for line in lines]
+    writer.join()
+    os.close(read)
+    assert sum(map(len, found)) == 500_000 and max(map(len, found)) <= 100_000 + (1 << 16)
+
+
+def test_a_reader_that_has_gone_loses_no_state(run, feed, data, jobs, tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    one = feed(state=tmp_path / "state")
+    options = {"class_names": run.task and ["completed", "failed", "cancelled"], "bad": ["failed", "cancelled"]}
+    tell(one, jobs[:30])
+    source, sink = os.pipe()
+    os.close(sink)
+    with open(write, "w") as out, pytest.raises(InputError, match="its reader has gone; the state is saved"):
+        jobs_live.follow(one, data, options, source, out, sys.stderr)
+    os.close(source)
+    assert feed(state=tmp_path / "state").history.count == 30
 
 
 def test_a_killed_feed_goes_on_from_its_last_save(follow, run, log, whole, tmp_path, python):

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -24,7 +25,7 @@ from common.plan import make_plan
 from common.run import read_config
 from common.state import create_state
 from common.step import make_eval_step, make_train_step
-from experiments import check_data, evaluate, plan, predict, train
+from experiments import check_data, evaluate, plan, predict, train, walk_forward
 from experiments.tasks import make_task
 from lstm.data.jobs import read_jobs
 from lstm.data.made_jobs import SWF_HEADER, made_jobs, write_swf
@@ -322,7 +323,7 @@ def test_one_answer_to_everything_is_a_collapse():
         ),
         (
             "a.swf",
-            [LINE.format(id=1, submit=1, run=5, status=1, user=1)] * 5,
+            [LINE.format(id=i, submit=1, run=5, status=1, user=1) for i in range(5)],
             "no job of the training part has ended in it",
         ),
         (
@@ -578,3 +579,31 @@ def test_eight_devices_train_and_score_as_one():
     assert len(ids[0]) == 40
     tails = [forecasts.running[order][-40:] for forecasts, order in zip((one[2], other[2]), orders, strict=True)]
     np.testing.assert_allclose(*tails, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_walking_forward_scores_each_tenth_beside_the_baselines(tmp_path, monkeypatch, capsys):
+    """Each fold trains on what lies before; folds that are done are not done again."""
+    monkeypatch.setattr(walk_forward, "TENTHS", range(6, 8))
+    words = [
+        "--config",
+        CONFIG,
+        "--config.loop.duration=4 steps",
+        "--config.mesh.devices=1",
+        "--workdir",
+        str(tmp_path / "walk"),
+    ]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(Path(__file__).parent.parent / "configs")
+    assert walk_forward.main([*words, "--record", "walk"]) == 0
+    found = json.loads((tmp_path / "experiments/results/walk.json").read_text())
+    assert len(found["scores"]["accuracy/LSTM"]["values"]) == len(found["folds"]) == 2
+    assert {"majority/", "gradient boosting/"} <= {name.partition("/")[2] + "/" for name in found["scores"]}
+    for tenth in (6, 7):
+        config = read_config(tmp_path / "walk" / str(tenth))
+        assert list(config.data.parts) == [tenth / 10, (tenth + 1) / 10, (tenth + 2) / 10]
+        assert config.loop.score_split == "test"
+    monkeypatch.setattr(walk_forward.baselines, "main", lambda words: 1 / 0)
+    assert walk_forward.main(words) == 0
+    with pytest.raises(InputError, match="its task is 'language'"):
+        walk_forward.main(["--config", "configs/lstm_source_text.py", "--workdir", str(tmp_path / "x")])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from lstm.data import job_windows
-from lstm.data.job_events import LATE, NAMES, encode, in_order
+from lstm.data.job_events import AGAIN, LATE, NAMES, encode, in_order
 from lstm.data.job_windows import Facts, Part, Steps, Streams, Windows, facts_of, parts_of, scaled
 from lstm.data.jobs import Faults, Job
 from lstm.data.made_jobs import made_jobs
@@ -91,6 +91,16 @@ def test_jobs_are_sorted_as_far_as_the_window_sees(times, window):
     elif moved:
         with pytest.raises(InputError, match=f"job {moved[0].id}: {LATE}; sort the log"):
             list(in_order(iter(jobs), window))
+
+
+def test_lines_of_one_job_are_one_job(jobs):
+    """A log that is made of two, the first of which has open jobs: as told last, and nothing of it is known before it happened."""
+    open_ones = [job._replace(end=NAN, status="") for job in jobs[:40]]
+    faults = Faults()
+    joined = list(in_order([*open_ones, *jobs], window=1000, faults=faults))
+    assert repr(joined) == repr(list(in_order(jobs))) and faults.counts[AGAIN] == 40
+    nameless = [job._replace(id="") for job in jobs[:5]]
+    assert len(list(in_order([*nameless, *nameless]))) == 10
 
 
 def test_a_late_job_by_hand():

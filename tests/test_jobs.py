@@ -533,3 +533,17 @@ def test_real_pods(data_root):
     assert sum(math.isnan(job.start) for job in found) == 897, "those that are pending were not scheduled"
     values = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=(2, 8, 9))
     np.testing.assert_array_equal([(job.memory, job.submit, job.end) for job in found], values)
+
+
+def test_jobs_that_ended_and_never_started_ran_for_no_time():
+    """Cancelled while they waited."""
+    form = open_format("sacct")
+    form.parse("JobID|Submit|Start|End|State|User")
+    job = form.parse("1|2024-05-01T00:00:00|None|2024-05-03T00:00:00|CANCELLED by 0|ann")
+    assert job.start == job.end == job.submit + 2 * 86_400
+    assert math.isnan(form.parse("2|2024-05-01T00:00:00|Unknown|Unknown|PENDING|ann").start)
+    for column, started in (("start", True), ("wait", True), ("x", False)):
+        form = open_format("csv")
+        form.parse(f"submit,end,status,{column}")
+        job = form.parse("100,900,failed,")
+        assert job.end == 900 and (job.start == 900 if started else math.isnan(job.start))

@@ -24,6 +24,7 @@ from lstm.data.jobs import Faults, Job
 NAMES = ("user", "group", "program", "queue", "partition")  # the fields of a job that are embedded
 ID = "S48"  # the start of a job's id
 LATE = "submitted before jobs that were read long before it"
+AGAIN = "told again, taken as one job (the same id and time of submission)"
 
 
 class Columns(NamedTuple):
@@ -69,17 +70,29 @@ class Log(NamedTuple):
 
 def in_order(jobs: Iterable[Job], window: int = 200_000, faults: Faults | None = None) -> Iterator[Job]:
     """Jobs by their time of submission, those of one moment as they came, as far as `window` jobs can tell; one that comes
-    later still is counted and left where it is told, at the time of the job before it."""
+    later still is counted and left where it is told, at the time of the job before it. Of jobs with the same id and time of
+    submission (a log that is made of several, each as of its day) the last that was read counts, and stands where the first did.
+    """
     waiting: list[tuple[float, int, Job]] = []
+    known: dict[tuple[str, float], int] = {}  # of those that wait: where they stand
+    told: dict[int, Job] = {}  # what was told of them again
     latest = -math.inf
     for place, job in enumerate(itertools.chain(jobs, itertools.repeat(None))):
         if job is not None:
+            before = known.setdefault((job.id, job.submit), place) if job.id else place
+            if before != place:
+                told[before] = job
+                if faults is not None:
+                    faults.add(AGAIN, f"job {job.id}")
+                continue
             heapq.heappush(waiting, (job.submit, place, job))
             if len(waiting) <= window:
                 continue
         if not waiting:
             return
-        time, _, first = heapq.heappop(waiting)
+        time, place, first = heapq.heappop(waiting)
+        known.pop((first.id, first.submit), None)
+        first = told.pop(place, first)
         if time < latest:
             if faults is None:
                 raise InputError(f"job {first.id}: {LATE}; sort the log by time of submission")

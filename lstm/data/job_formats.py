@@ -140,7 +140,8 @@ SACCT = "JobID Submit Start End State ReqCPUS Timelimit ReqMem User Group/GID/Ac
 
 def sacct_lines(name: str) -> Lines:
     """`sacct --parsable2`: a header, then fields parted by '|'. Needs JobID, Submit, State and User; reads the other columns of
-    SACCT where they are. A job that has not ended has no end and no status. name: of what is read, for messages."""
+    SACCT where they are. A job that has not ended has no end and no status; one that ended without a start (cancelled while it
+    waited) ran for no time. name: of what is read, for messages."""
     wanted = {column: column.split("/") for column in SACCT.split()}
     cure = "write it by: sacct --parsable2 --allocations --format=JobID,Submit,Start,End,State,User,ReqCPUS,Timelimit"
     header, at, time = "", {}, clock()
@@ -167,6 +168,8 @@ def sacct_lines(name: str) -> Lines:
             raise BadLine("no JobID, or no Submit", line)
         status = state(status)
         times = time(submit, "Submit"), time(start, "Start"), time(end, "End") if status else math.nan
+        if math.isnan(times[1]):  # ended, and never started
+            times = times[0], times[2], times[2]
         numbers = number(processors, "ReqCPUS"), time_limit(limit), memory(asked)
         return (job, *times, status, *numbers, *names, waits_for(after))
 
@@ -178,13 +181,14 @@ def csv_lines(wanted: Mapping[str, str], needed: Iterable[str], name: str) -> Li
 
     wanted: {field of a job, 'wait' or 'run': its column}, in the order of Job, wait and run last; needed: those that must be
     there. Times are seconds, or ISO 8601 (see `clock`). Where start is unknown it is submit + wait, where end is it is start +
-    run, both in seconds, an unknown start taken as submit. Other numbers as they stand: the limit in seconds, memory in MB.
+    run, both in seconds, an unknown start taken as submit; in a table that tells starts, a job with
+    an end and neither start nor run ran for no time. Other numbers as they stand: the limit in seconds, memory in MB.
     """
     cure = "name the columns of this table in config.data.columns"
-    header, delimiter, width, at, time = "", ",", 0, {}, clock()
+    header, delimiter, width, at, time, tells_starts = "", ",", 0, {}, clock(), False
 
     def parse(line: str) -> tuple | None:
-        nonlocal header, delimiter, width, at
+        nonlocal header, delimiter, width, at, tells_starts
         line = line.rstrip("\r\n")
         if not line.strip() or line == header:
             return None
@@ -193,6 +197,7 @@ def csv_lines(wanted: Mapping[str, str], needed: Iterable[str], name: str) -> Li
             fields = csv_row(line, delimiter)
             at = columns_at(fields, {field: (column,) for field, column in wanted.items()}, needed, name, cure)
             header, width = line, len(fields)
+            tells_starts = min(at["start"], at["wait"]) < width
             return None
         fields = csv_row(line, delimiter)
         if len(fields) != width:
@@ -208,6 +213,8 @@ def csv_lines(wanted: Mapping[str, str], needed: Iterable[str], name: str) -> Li
             start = submit + number(wait, "wait")
         if math.isnan(end):
             end = (submit if math.isnan(start) else start) + number(run, "run")
+        elif math.isnan(start) and tells_starts:
+            start = end
         numbers = map(number, numbers, ("processors", "time_limit", "memory"))
         return (job, submit, start, end, status, *numbers, user, group, program, queue, partition, after)
 

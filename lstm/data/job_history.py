@@ -90,7 +90,9 @@ class History:
         self.shares = [1 / len(classes)] * len(classes)
         self.open: dict[int, Open] = {}
         self.numbers: dict[str, int] = {}  # of the open jobs, by id
-        self.recent: OrderedDict[str, int] = OrderedDict()  # classes of jobs that ended, by id
+        self.recent: OrderedDict[str, tuple[int, float]] = (
+            OrderedDict()
+        )  # class and submission of jobs that ended, by id
         self.ends: list[tuple[float, int]] = []
         self.starts: list[tuple[float, int]] = []
         self.waiting: dict[int, float] = {}  # processors of the open jobs that have not started
@@ -116,7 +118,8 @@ class History:
         self.rate, self.rate_at = self.rate_now(now) + 1, max(now, self.rate_at)
         self.count += 1
         self.open[number] = Open(job, -1, asked["processors"])
-        self.numbers[job.id] = number
+        if job.id:
+            self.numbers[job.id] = number
         self.waiting[number] = asked["processors"]
         self.queued += asked["processors"]
         self.tell(number, job)
@@ -164,7 +167,8 @@ class History:
             summary.end(number, time, label, run)
         if label >= 0:
             self.shares = [share + MACHINE * ((k == label) - share) for k, share in enumerate(self.shares)]
-        self.recent[job.id] = label
+        if job.id:
+            self.recent[job.id] = label, job.submit
         if len(self.recent) > MOST:
             self.recent.popitem(last=False)
         limit = job.time_limit if job.time_limit > 0 else pair.asked.get("time_limit", 0.0)
@@ -179,6 +183,10 @@ class History:
         user.last_event = max(time, user.last_event)
         self.users[job.user] = user
         return Event(self.stream_of(job), time, number, False, numbers, job)
+
+    def has_ended(self, job: Job) -> bool:
+        """Whether this job, by its id and submission, is one of those that ended lately."""
+        return job.id in self.recent and self.recent[job.id][1] == job.submit
 
     # What is known ------------------------------------------------------------------------------------------------------
 
@@ -237,7 +245,7 @@ class History:
         """Of the job that this one waits for: whether there is one, it is known, open, how it ended; and how its program lately
         ended."""
         classes = len(self.classes)
-        number, label = self.numbers.get(job.after), self.recent.get(job.after)
+        number, (label, _) = self.numbers.get(job.after), self.recent.get(job.after, (None, None))
         if not job.after or (number is None and label is None):
             return [float(not job.after), float(bool(job.after)), 0.0, *[0.0] * classes, *[1 / classes] * classes]
         if number is None:

@@ -143,7 +143,7 @@ def unpack_machine(history: History, state: dict[str, Any]) -> None:
     for number, job, label, asked in state["open"]:
         history.open[number] = Open(Job(*job), label, asked)
     history.numbers = dict(state["numbers"])
-    history.recent.update(state["recent"])
+    history.recent.update((name, (label, submit)) for name, (label, submit) in state["recent"])
     history.ends, history.starts = ([(time, number) for time, number in state[name]] for name in ("ends", "starts"))
     history.waiting = dict(state["waiting"])
     for name in ("shares", "running", "queued", "rate", "rate_at", "count"):

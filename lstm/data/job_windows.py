@@ -106,15 +106,16 @@ class Steps:
     ) -> dict[str, np.ndarray]:
         """The arrays of events [...]: "submitted" bool; "numbers" float32 [..., F] of submissions and "ended" [..., E] of ends, 0
         elsewhere; "names" int32 [..., 5]; "valid" bool; "job" int32, its number; and of submissions what came of them, as known
-        at `until`: "label" int32, -1 where unknown, "bin" int32, of its run time (without a label: bins that it has outlived).
+        at `until`: "label" int32, -1 where unknown, "bin" int32, of its run time (without a label: bins that
+        it has outlived; 0 where no start is known).
         """
         jobs, submission = events // 2, (events % 2 == 1) & valid
         ending = (events % 2 == 0) & valid
         columns = self.log.jobs
         known = (columns.label[jobs] >= 0) & (columns.end[jobs] <= until)
         start, end = columns.start[jobs], columns.end[jobs]
-        start = np.where(np.isnan(start), columns.submit[jobs], start)
-        run = np.maximum(np.where(end <= until, end, min(until, columns.submit[-1])) - start, 0)
+        begun = np.where(np.isnan(start), np.where(end <= until, columns.submit[jobs], np.inf), start)
+        run = np.maximum(np.where(end <= until, end, min(until, columns.submit[-1])) - begun, 0)
         place = np.searchsorted(self.edges, run, side="right").astype(np.int32) - 1
         return {
             "submitted": submission,

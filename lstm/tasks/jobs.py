@@ -121,7 +121,9 @@ def make_task(
 
     def report(run, split, metrics):
         validation = (
-            answer(run.apply, "validation") if split != "validation" and "validation" in opened.parts() else None
+            answer(run.apply, "validation")
+            if split != "validation" and "validation" in opened.parts() and reads["train_on"] == "train"
+            else None
         )
         kinds = [kind for kind, _ in opened.history().submitted_names()]
         shown = {**options, "faults": opened.wrong()}

@@ -69,7 +69,7 @@ def reading(
 class Data(NamedTuple):
     """Functions that read when they are first called, and keep: the log, its parts, what the training part tells, steps.
 
-    wrong(): lines on what was wrong with the log; faults(): with what a History was told. header(): the log's lines of comment.
+    wrong(): lines on what was wrong with the log; faults: what a History was told that is strange. header(): the log's lines of comment.
     history(users): a fresh History of the config's classes and stream. chances(): the true chances of a made log's jobs [n, K].
     """
 
@@ -78,7 +78,7 @@ class Data(NamedTuple):
     parts: Callable[[], Mapping[str, Part]]
     facts: Callable[[], Facts]
     wrong: Callable[[], list[str]]
-    faults: Callable[[], list[str]]
+    faults: Faults
     header: Callable[[], list[str]]
     history: Callable[..., History]
     chances: Callable[[], np.ndarray]
@@ -115,7 +115,7 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
         return reads["kind"] or (facts or {}).get("kind") or kind_of_path(path)
 
     def history(users: Any = None) -> History:
-        return history_of(reads, class_names, faults, users, strict=False)
+        return history_of(reads, kind(), class_names, faults, users, strict=False)
 
     @functools.cache
     def opened() -> tuple[Log, Faults]:
@@ -151,15 +151,27 @@ def open_data(data: Mapping[str, Any], class_names: tuple[str, ...], facts: Mapp
         return np.stack([made.chances for made in made_jobs(**made_options(reads))])
 
     wrong = lambda: opened()[1].report()
-    return Data(reads, log, parts, known_facts, wrong, faults.report, header, history, chances, kind)
+    return Data(reads, log, parts, known_facts, wrong, faults, header, history, chances, kind)
 
 
 def history_of(
-    reads: Mapping[str, Any], class_names: tuple[str, ...], faults: Faults, users: Any = None, *, strict: bool = True
+    reads: Mapping[str, Any],
+    kind: str,
+    class_names: tuple[str, ...],
+    faults: Faults,
+    users: Any = None,
+    *,
+    strict: bool = True,
 ) -> History:
-    """A fresh History, which knows the words of all kinds of logs. Those that are no status go to `faults`, as do, where it is not
-    strict (a feed has to go on), those whose class is none of class_names."""
-    words = {**STATUSES["swf"], **STATUSES["sacct"], **STATUSES["csv"], **(reads["statuses"] or {})}
+    """A fresh History, which knows the words of all kinds of logs, and SWF's numbers where kind is 'swf' (an exit code of another log
+    means the opposite). Those that are no status go to `faults`, as do, where it is not strict (a feed has to go on), those
+    whose class is none of class_names."""
+    words = {
+        **STATUSES["sacct"],
+        **STATUSES["csv"],
+        **(STATUSES["swf"] if kind == "swf" else {}),
+        **(reads["statuses"] or {}),
+    }
     if not strict:
         words = {word: name for word, name in words.items() if not name or name in class_names}
     return History(
@@ -182,7 +194,7 @@ def read_log(key: str) -> tuple[Log, Faults]:
     else:
         blocks = read_jobs(Path(reads["root"]) / reads["log"], kind, reads["columns"], faults=faults)
         jobs = in_order(itertools.chain.from_iterable(blocks), faults=faults)
-    found = encode(jobs, history_of(reads, tuple(names), faults), reads["scratch"])
+    found = encode(jobs, history_of(reads, kind, tuple(names), faults), reads["scratch"])
     for line in faults.report():
         warn(reads, line)
     return found, faults

@@ -7,9 +7,11 @@ import io
 import itertools
 import math
 import os
+import re
 import select
+import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,16 +23,17 @@ from common.errors import STOPPED, InputError
 from common.files import find_inputs, plan_outputs
 from common.processes import Signals
 from lstm.data import job_store
-from lstm.data.job_events import NAMES, in_order
+from lstm.data.job_events import AGAIN, NAMES, in_order
 from lstm.data.job_history import Event, History
 from lstm.data.job_values import BadHeader, BadLine, JobStep
 from lstm.data.job_windows import places_of, scaled
-from lstm.data.jobs import Faults, Format, Job, open_format, read_jobs
+from lstm.data.jobs import LONGEST, Faults, Format, Job, open_format, read_jobs
 from lstm.job_scores import bad_classes
 from lstm.tasks.jobs_data import Data
 
 SIZES = (1, 8, 64, 512)  # rows of a step: as few shapes are compiled
 WAIT = 0.5  # seconds between two looks for a signal
+LATE = "submitted before what had been told; later ends were known when it was answered"
 LINES = 512  # that are scored together, at most, where they are there already
 SAVE = 100_000  # lines after which the state is committed
 
@@ -64,6 +67,7 @@ class Feed:
         running: bool = False,
     ):
         self.apply, self.facts, self.edges, self.model, self.running = apply, data.facts(), edges, model, running
+        self.faults = data.faults
         self.store = job_store.open_store(state or ":memory:")
         users = job_store.Spilling(self.store, "users", near, job_store.pack_user, job_store.unpack_user)
         unpack = lambda text: np.frombuffer(text, np.float32)
@@ -114,6 +118,11 @@ class Feed:
             number = self.history.numbers.get(job.id)
             known = None if number is None else self.history.open[number].job
             more = known is not None and known.submit == job.submit
+            if (known is not None and repr(job) == repr(known)) or self.history.has_ended(job):  # repr: NaN is not NaN
+                self.faults.add(AGAIN, f"job {job.id}")
+                continue
+            if job.submit < self.clock and not more:
+                self.faults.add(LATE, f"job {job.id}")
             if more:
                 self.history.tell(number, job)
                 self.pass_time(
@@ -144,12 +153,12 @@ class Feed:
         for event in self.history.ended_until(self.clock):
             events.append(event)
             self.watched.pop(event.number, None)
-        while self.edge_times and self.edge_times[0][0] <= self.clock:
+        while self.running and self.edge_times and self.edge_times[0][0] <= self.clock:
             time, number, place = heapq.heappop(self.edge_times)
-            if number in self.history.open:
+            start = time - self.edges[place]
+            if number in self.history.open and abs(self.history.open[number].job.start - start) < 1e-3:  # told last
                 asked.append((self.history.open[number].job.id, number, place, self.watched.get(number)))
                 if place + 1 < len(self.edges):
-                    start = time - self.edges[place]
                     heapq.heappush(self.edge_times, (start + self.edges[place + 1], number, place + 1))
 
     def score(self, events: Sequence[Event]) -> dict[int, Float[np.ndarray, "bins k"]]:
@@ -215,6 +224,8 @@ def read_lines(file: int, stopped: Callable[[], bool]) -> Iterator[list[str]]:
                 yield [rest.decode("utf-8", "replace")]
             return
         *lines, rest = (rest + block).split(b"\n")
+        if len(rest) > LONGEST:  # no line of a log
+            lines, rest = [*lines, rest], b""
         for first in range(0, len(lines), LINES):
             yield [line.decode("utf-8", "replace") for line in lines[first : first + LINES]]
 
@@ -222,7 +233,11 @@ def read_lines(file: int, stopped: Callable[[], bool]) -> Iterator[list[str]]:
 def open_lines(data: Data, first: str) -> Format:
     """The format of a feed whose first line is `first`: that of the training log, whose header stands in for one it lacks."""
     form = open_format(data.kind(), data.reads["columns"])
-    own = first.startswith(";") if form.kind == "swf" else first.strip() in data.header() or "JobID" in first.split("|")
+    if form.kind == "swf":
+        own = first.startswith(";")
+    else:
+        column = "JobID" if form.kind == "sacct" else (data.reads["columns"] or {}).get("submit") or "submit"
+        own = column in (field.strip(' "') for field in re.split(r"[|,\t]", first.strip()))
     for line in [] if own else data.header():
         with contextlib.suppress(BadHeader):  # training has said so
             form.parse(line)
@@ -252,33 +267,50 @@ def follow(
 
     A line that cannot be read gets one in `errors`, with its number; the feed goes on.
     """
-    form, steps, saved = None, 0, feed.lines
-    write = open_table(out, options)
-    out.flush()
+    form, steps = None, 0
+
+    def read(lines: Sequence[str]) -> Iterator[Job]:
+        nonlocal form, steps
+        for line in lines:
+            feed.lines += 1
+            try:
+                form = form or open_lines(data, line)
+                job = form.parse(line)
+            except JobStep:
+                steps += 1
+            except BadLine as error:
+                print(f"line {feed.lines}: {error}", file=errors, flush=True)
+            else:
+                yield from [job] if job else []
+
     with Signals() as signals, contextlib.closing(feed.store):
-        for lines in read_lines(file, signals.stop_now):
-            jobs = []
-            for line in lines:
-                feed.lines += 1
-                try:
-                    form = form or open_lines(data, line)
-                    job = form.parse(line)
-                except JobStep:
-                    steps += 1
-                except BadLine as error:
-                    print(f"line {feed.lines}: {error}", file=errors, flush=True)
-                else:
-                    jobs += [job] if job else []
-            write(feed.tell(jobs))
-            out.flush()
-            if feed.lines - saved >= SAVE:
-                feed.save()
-                saved = feed.lines
-        feed.save()
+        try:
+            answer(feed, (list(read(lines)) for lines in read_lines(file, signals.stop_now)), out, options)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # or the interpreter tries again as it ends
+            feed.save()
+            raise InputError("standard output: its reader has gone; the state is saved") from None
+        except sqlite3.Error as error:
+            raise InputError(
+                f"--state: {error}; it is as of its last save: make room, start again from there"
+            ) from None
         stopped = signals.stop_now()
-    for line in [*data.faults(), *([f"{steps:,} steps of jobs, passed over"] if steps else [])]:
+    for line in [*data.faults.report(), *([f"{steps:,} steps of jobs, passed over"] if steps else [])]:
         print(f"warning: {line}", file=errors)
     return STOPPED if stopped else 0
+
+
+def answer(feed: Feed, blocks: Iterable[list[Job]], out: io.TextIOBase, options: Mapping[str, Any]) -> None:
+    """Answers jobs as they come, and saves now and then and at the end."""
+    write, saved = open_table(out, options), feed.lines
+    out.flush()
+    for jobs in blocks:
+        write(feed.tell(jobs))
+        out.flush()
+        if feed.lines - saved >= SAVE:
+            feed.save()
+            saved = feed.lines
+    feed.save()
 
 
 # Files --------------------------------------------------------------------------------------------------------------------
@@ -304,6 +336,8 @@ def predict_files(
         aside.replace(target)
         for line in faults.report():
             print(f"warning: {path}: {line}", file=sys.stderr)
+    for line in data.faults.report():
+        print(f"warning: {line}", file=sys.stderr)
     return list(targets)
 
 
