@@ -315,7 +315,16 @@ def test_one_answer_to_everything_is_a_collapse():
             ["id,begin,state", "1,2,failed"],
             "a.csv: no column 'submit'; it has id, begin, state; name the columns",
         ),
-        ("a.csv", ["id,submit,status", "1,2,"], "the log has no job that ended with a known class"),
+        (
+            "a.csv",
+            ["id,submit,status", "1,2,"],
+            "no job of the log has an end; a table tells it by config.data.columns.end",
+        ),
+        (
+            "a.csv",
+            ["id,submit,end,status", *(f"{i},{i},{i + 1},failed" for i in range(200))],
+            "config.data.stream='user': no job of the log has a user; name its column",
+        ),
         (
             "a.swf",
             [LINE.format(id=1, submit=1, run=5, status=9, user=1)],

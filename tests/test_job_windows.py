@@ -117,7 +117,7 @@ def test_a_late_job_by_hand():
     [
         ([], "", "no job that ended with a known class; see config.data.statuses"),
         ([JOB, JOB._replace(end=5.0, status="9")], "", "no job that ended with a known class"),
-        ([JOB._replace(status="1")], "", "no job that ended with a known class"),
+        ([JOB._replace(status="1")], "", "no job of the log has an end"),
         ([JOB], "/no/such/place", "config.data.scratch='/no/such/place': No such file or directory; name a folder"),
     ],
 )

@@ -547,3 +547,15 @@ def test_jobs_that_ended_and_never_started_ran_for_no_time():
         form.parse(f"submit,end,status,{column}")
         job = form.parse("100,900,failed,")
         assert job.end == 900 and (job.start == 900 if started else math.isnan(job.start))
+
+
+def test_a_job_without_an_id_is_called_by_its_row():
+    assert [job.id for job in table("csv", "submit,user", "1,a", "2,b")] == ["row 1", "row 2"]
+
+
+def test_waiting_parts_of_job_arrays_are_no_jobs():
+    form = open_format("sacct")
+    form.parse("JobID|Submit|State|User")
+    with pytest.raises(JobStep, match="waiting parts of job arrays"):
+        form.parse("12_[1-9%2]|2024-05-01T00:00:00|PENDING|ann")
+    assert form.parse("12_1|2024-05-01T00:00:00|RUNNING|ann").id == "12_1"

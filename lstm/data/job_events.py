@@ -159,6 +159,8 @@ def encoded(jobs: Iterable[Job], history: History, folder: str) -> Log:
         asked.append(history.open[event.number].processors)
     for event in history.ended_until(math.inf):
         note(event)
+    if labels and all(map(math.isnan, end)):
+        raise InputError("no job of the log has an end; a table tells it by config.data.columns.end or run")
     if not labels or max(labels) < 0:
         raise InputError("the log has no job that ended with a known class; see config.data.statuses")
     count, of_stream = len(labels), np.frombuffer(stream_of, np.int32)

@@ -164,6 +164,8 @@ def sacct_lines(name: str) -> Lines:
         )
         if "." in job:
             raise JobStep("steps of jobs, left out")
+        if "[" in job:  # 12_[1-9%2]: each will come by its own id
+            raise JobStep("waiting parts of job arrays, left out")
         if not job or submit.lower() in NOTHING:
             raise BadLine("no JobID, or no Submit", line)
         status = state(status)
@@ -182,13 +184,14 @@ def csv_lines(wanted: Mapping[str, str], needed: Iterable[str], name: str) -> Li
     wanted: {field of a job, 'wait' or 'run': its column}, in the order of Job, wait and run last; needed: those that must be
     there. Times are seconds, or ISO 8601 (see `clock`). Where start is unknown it is submit + wait, where end is it is start +
     run, both in seconds, an unknown start taken as submit; in a table that tells starts, a job with
-    an end and neither start nor run ran for no time. Other numbers as they stand: the limit in seconds, memory in MB.
+    an end and neither start nor run ran for no time. Other numbers as they stand: the limit in seconds,
+    memory in MB. A job without an id is called by its row.
     """
     cure = "name the columns of this table in config.data.columns"
-    header, delimiter, width, at, time, tells_starts = "", ",", 0, {}, clock(), False
+    header, delimiter, width, at, time, tells_starts, rows = "", ",", 0, {}, clock(), False, 0
 
     def parse(line: str) -> tuple | None:
-        nonlocal header, delimiter, width, at, tells_starts
+        nonlocal header, delimiter, width, at, tells_starts, rows
         line = line.rstrip("\r\n")
         if not line.strip() or line == header:
             return None
@@ -199,6 +202,7 @@ def csv_lines(wanted: Mapping[str, str], needed: Iterable[str], name: str) -> Li
             header, width = line, len(fields)
             tells_starts = min(at["start"], at["wait"]) < width
             return None
+        rows += 1
         fields = csv_row(line, delimiter)
         if len(fields) != width:
             raise BadLine(f"not the {width} fields of the header", line)
@@ -216,6 +220,19 @@ def csv_lines(wanted: Mapping[str, str], needed: Iterable[str], name: str) -> Li
         elif math.isnan(start) and tells_starts:
             start = end
         numbers = map(number, numbers, ("processors", "time_limit", "memory"))
-        return (job, submit, start, end, status, *numbers, user, group, program, queue, partition, after)
+        return (
+            job or f"row {rows}",
+            submit,
+            start,
+            end,
+            status,
+            *numbers,
+            user,
+            group,
+            program,
+            queue,
+            partition,
+            after,
+        )
 
     return parse

@@ -29,7 +29,7 @@ class BadHeader(BadLine):
 
 
 class JobStep(BadLine):
-    """A line that is a step of a job, not a job: nothing is wrong with it."""
+    """A line that is a step of a job or a waiting part of an array, not a job: nothing is wrong with it."""
 
 
 # Values -------------------------------------------------------------------------------------------------------------------

@@ -195,6 +195,12 @@ def read_log(key: str) -> tuple[Log, Faults]:
         blocks = read_jobs(Path(reads["root"]) / reads["log"], kind, reads["columns"], faults=faults)
         jobs = in_order(itertools.chain.from_iterable(blocks), faults=faults)
     found = encode(jobs, history_of(reads, kind, tuple(names), faults), reads["scratch"])
+    stream = reads["stream"]
+    if found.names.get(stream) == [""]:
+        raise InputError(
+            f"config.data.stream={stream!r}: no job of the log has a {stream}; name its column (config.data.columns.{stream}), or "
+            "let sequences go by something else (machine: all jobs are one)"
+        )
     for line in faults.report():
         warn(reads, line)
     return found, faults

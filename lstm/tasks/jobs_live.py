@@ -11,6 +11,7 @@ import re
 import select
 import sqlite3
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,7 @@ from lstm.data.job_events import AGAIN, NAMES, in_order
 from lstm.data.job_history import Event, History
 from lstm.data.job_values import BadHeader, BadLine, JobStep
 from lstm.data.job_windows import places_of, scaled
-from lstm.data.jobs import LONGEST, Faults, Format, Job, open_format, read_jobs
+from lstm.data.jobs import LONGEST, LOOKS, Faults, Format, Job, open_format, read_jobs
 from lstm.job_scores import bad_classes
 from lstm.tasks.jobs_data import Data
 
@@ -267,20 +268,30 @@ def follow(
 
     A line that cannot be read gets one in `errors`, with its number; the feed goes on.
     """
-    form, steps = None, 0
+    form, counts = None, Counter()
+    if not feed.lines:
+        print(
+            "note: a new state, in which no user has a past; feed the log of the training first",
+            file=errors,
+            flush=True,
+        )
 
     def read(lines: Sequence[str]) -> Iterator[Job]:
-        nonlocal form, steps
+        nonlocal form
         for line in lines:
             feed.lines += 1
+            if form is None:
+                line = line.removeprefix("\ufeff")
+                form = open_lines(data, line)
             try:
-                form = form or open_lines(data, line)
                 job = form.parse(line)
             except JobStep:
-                steps += 1
+                counts["steps"] += 1
             except BadLine as error:
+                counts["bad"] += 1
                 print(f"line {feed.lines}: {error}", file=errors, flush=True)
             else:
+                counts["jobs"] += job is not None
                 yield from [job] if job else []
 
     with Signals() as signals, contextlib.closing(feed.store):
@@ -295,7 +306,12 @@ def follow(
                 f"--state: {error}; it is as of its last save: make room, start again from there"
             ) from None
         stopped = signals.stop_now()
-    for line in [*data.faults.report(), *([f"{steps:,} steps of jobs, passed over"] if steps else [])]:
+    if counts["bad"] and not counts["jobs"]:
+        raise InputError(
+            f"standard input: none of its lines is a job, {counts['bad']:,} are malformed; {LOOKS[form.kind]} are expected"
+        )
+    said = {"bad": "malformed lines, left out", "steps": "steps and waiting arrays of jobs, passed over"}
+    for line in [*data.faults.report(), *(f"{counts[kind]:,} {what}" for kind, what in said.items() if counts[kind])]:
         print(f"warning: {line}", file=errors)
     return STOPPED if stopped else 0
 
