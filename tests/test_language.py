@@ -229,7 +229,7 @@ def test_a_resumed_run_ends_the_same_bit_for_bit_its_carry_too(tmp_path):
         "model__dropout": "0.2",
         "optimizer__schedule": "constant",
         "optimizer__average_after": "1",
-        "optimizer__learning_rate": "1.0",  # too high: the score gets worse, so that averaging begins
+        "optimizer__learning_rate": "10.0",  # too high: the score gets worse, so that averaging begins
         "loop__eval": "3 steps",
         "loop__save": "12 steps",
         "loop__log": "4 steps",

@@ -125,11 +125,21 @@ def test_without_slurm_it_says_so(tmp_path, files, monkeypatch):  # noqa: F811
         sweep.main(["--sweep", str(files("[{'seed': 1}]")), "--workdir", str(tmp_path / "s"), "--launcher", "slurm"])
 
 
+def test_without_srun_it_says_so(tmp_path, files, scripts, monkeypatch):  # noqa: F811
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", os.devnull)
+    scripts(sbatch="exit 0")
+    (tmp_path / "bin" / "srun").unlink()
+    with pytest.raises(InputError, match="no srun on this machine"):
+        sweep.main(["--sweep", str(files("[{'seed': 1}]")), "--workdir", str(tmp_path / "s"), "--launcher", "slurm"])
+
+
 @pytest.fixture
 def scripts(tmp_path, monkeypatch):
-    """A function that makes `sbatch` and `squeue` shell scripts with these lines."""
+    """A function that makes shell scripts with these lines, like `sbatch` and `squeue`; and `srun`, which submitit looks for."""
 
     def write(**lines):
+        lines = {"srun": "exit 0", **lines}
         (tmp_path / "bin").mkdir(exist_ok=True)
         for name, line in lines.items():
             (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")

@@ -84,8 +84,9 @@ def submit(book: Book, flags: argparse.Namespace, work: Sequence[tuple[list[str]
         import submitit
     except ImportError:
         raise InputError("--launcher slurm needs submitit: pip install 'submitit>=1.5' (the extra `sweep`)") from None
-    if not shutil.which("sbatch"):
-        raise InputError("--launcher slurm: no sbatch on this machine; start the sweep where jobs are submitted")
+    for program in ("sbatch", "srun"):
+        if not shutil.which(program):
+            raise InputError(f"--launcher slurm: no {program} on this machine; start the sweep where jobs are submitted")
     folder = book.workdir / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=10_000)
