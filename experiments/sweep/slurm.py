@@ -86,7 +86,9 @@ def submit(book: Book, flags: argparse.Namespace, work: Sequence[tuple[list[str]
         raise InputError("--launcher slurm needs submitit: pip install 'submitit>=1.5' (the extra `sweep`)") from None
     for program in ("sbatch", "srun"):
         if not shutil.which(program):
-            raise InputError(f"--launcher slurm: no {program} on this machine; start the sweep where jobs are submitted")
+            raise InputError(
+                f"--launcher slurm: no {program} on this machine; start the sweep where jobs are submitted"
+            )
     folder = book.workdir / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     executor = submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=10_000)

@@ -1,0 +1,246 @@
+"""The experiments of Hochreiter & Schmidhuber 1997, as they were: python -m experiments.paper1997 --experiment 4 --lag 100
+
+Without --experiment: the rows of the paper's tables. With --json, results are written trial by trial; a run that is stopped goes
+on from FILE.state.npz when the same command is given again. The same seed gives the same trials.
+"""
+
+from experiments import launch
+
+# isort: split
+import argparse
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from common.errors import STOPPED, InputError
+from common.processes import Signals
+from common.record import write_result
+from experiments.arguments import parser
+from lstm.paper1997 import net as nets
+from lstm.paper1997 import run
+from lstm.paper1997.learners import LEARNERS
+from lstm.paper1997.run import TESTED, Trials
+from lstm.paper1997.tables import ROWS, Row
+
+GROUPS = 2  # of trials, each in a thread of its own; never by the machine: sums of other shapes may round otherwise
+SECONDS = 3.0  # between two looks at how far it is
+
+
+def main(argv: list[str]) -> int:
+    arguments = parser("experiments.paper1997", "Runs rows of the tables of the LSTM paper of 1997.")
+    arguments.add_argument("--experiment", default="", help="1, 2a, 2b, 2c, 3a, 3b, 3c, 4, 5, 6a or 6b")
+    arguments.add_argument("--lag", type=int, default=0, help="default: all lags of the experiment")
+    arguments.add_argument("--variant", default="", help="part of the name of a row, as 'N = 3'; default: all")
+    arguments.add_argument("--trials", type=int, default=0, help="default: as many as in the paper")
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--learner", choices=list(LEARNERS), default="lstm")
+    arguments.add_argument("--limit", type=int, default=0, help="sequences after which a trial has failed")
+    arguments.add_argument("--json", type=Path, metavar="FILE", help="write the result here; of one row")
+    flags = arguments.parse_args(argv)
+    rows = chosen(flags)
+    if not flags.experiment:
+        show([(row, None) for row in rows])
+        return 0
+    if flags.trials < 0 or flags.limit < 0 or flags.seed < 0:
+        raise InputError("--trials, --limit, --seed: 0 or more")
+    if flags.json and len(rows) > 1:
+        raise InputError(f"--json {flags.json}: of one row; these are {len(rows)}: add --lag or --variant")
+    found = []
+    with Signals() as signals:
+        for row in rows:
+            trials = run_row(row, flags, argv, signals)
+            if trials is None:
+                return STOPPED
+            found.append((row, trials))
+    show(found)
+    return 0
+
+
+def chosen(flags: argparse.Namespace) -> list[Row]:
+    """The rows that the flags mean."""
+    rows = [row for row in ROWS if flags.experiment in ("", row.experiment)]
+    rows = [row for row in rows if flags.lag in (0, row.lag) and flags.variant in row.variant]
+    if not rows:
+        raise InputError(
+            f"--experiment {flags.experiment} --lag {flags.lag} --variant {flags.variant!r}: no such row; without flags all are shown"
+        )
+    return rows
+
+
+def run_row(row: Row, flags: argparse.Namespace, argv: Sequence[str], signals: Signals) -> list[dict[str, Any]] | None:
+    """Runs a row to its end, and writes it; None where a signal came first."""
+    learner, limit = LEARNERS[flags.learner], flags.limit or row.limit
+    numbers = np.arange(flags.trials or row.trials)
+    groups = [run.start(row, learner, flags.seed, numbers[i::GROUPS]) for i in range(GROUPS) if len(numbers) > i]
+    state = flags.json.with_name(f"{flags.json.name}.state.npz") if flags.json else None
+    key = f"{name_of(row)}, {flags.learner}, seed {flags.seed}, {len(numbers)} trials"
+    groups, before = restored(state, key, groups)
+    advance = jax.jit(partial(run.advance, row, learner), donate_argnums=0)
+    finish = jax.jit(partial(run.finished, row, learner))
+    begin, rounds, told, turn = time.monotonic(), 1, [], 1.0
+    with ThreadPoolExecutor(GROUPS) as pool:
+        while True:
+            at = time.monotonic()
+            go = lambda group, rounds=rounds: jax.block_until_ready(advance(group, rounds))
+            groups = list(pool.map(lambda group, go=go: go(group) if busy(group) else group, groups))
+            turn = time.monotonic() - at
+            count = max(int(group.count) for group in groups)
+            over = count >= limit
+            now = [outcomes(row, group, numbers[i::GROUPS], finish, over) for i, group in enumerate(groups)]
+            now = sorted((trial for some in now for trial in some), key=lambda trial: trial["trial"])
+            minutes = before + (time.monotonic() - begin) / 60
+            solved = sum(trial["solved"] for trial in now)
+            print(f"{key}: {count:,} sequences, {solved} solved, {minutes:.1f} minutes", flush=True)
+            if flags.json:
+                save(state, key, groups, minutes)
+                if now != told:
+                    write(flags.json, row, flags, argv, now, minutes, limit)
+            told = now
+            if len(now) == len(numbers):
+                break
+            if signals.stop_now():
+                return None
+            rounds = max(1, round(rounds * min(SECONDS / max(turn, 1e-3), 4.0)))
+    if state:
+        state.unlink()
+    return told
+
+
+def busy(group: Trials) -> bool:
+    return bool((passed_of(group)[:, -1] == 0).any())
+
+
+def passed_of(group: Trials) -> np.ndarray:
+    return np.asarray(group.trials.passed)
+
+
+def outcomes(row: Row, group: Trials, numbers: np.ndarray, finish: Any, over: bool) -> list[dict[str, Any]]:
+    """What became of the trials that are done; over: of all."""
+    passed = passed_of(group)
+    done = passed[:, -1] > 0
+    if not (done.any() or over):
+        return []
+    wrong, mse = jax.device_get(finish(group))
+    found = []
+    for place in np.flatnonzero(done | over):
+        trial = {"trial": int(numbers[place]), "solved": bool(done[place])}
+        trial["sequences"] = int(passed[place, -1]) if done[place] else int(group.count)
+        if passed.shape[1] > 1:
+            trial["stages"] = [int(each) for each in passed[place]]
+        found.append(trial | {"wrong": int(wrong[place]), "mse": float(mse[place])})
+    return found
+
+
+def name_of(row: Row) -> str:
+    return f"experiment {row.experiment}, lag {row.lag}" + (f", {row.variant}" if row.variant else "")
+
+
+# Files --------------------------------------------------------------------------------------------------------------------------
+
+
+def as_arrays(groups: Sequence[Trials]) -> list[np.ndarray]:
+    """What changes in trials."""
+    keys = lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    return [np.asarray(keys(leaf)) for group in groups for leaf in jax.tree.leaves((group.trials, group.count))]
+
+
+def save(path: Path, key: str, groups: Sequence[Trials], minutes: float) -> None:
+    aside = path.with_name(f".{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with aside.open("wb") as file:
+        np.savez(file, *as_arrays(groups), key=np.array(key), minutes=minutes)
+    aside.replace(path)
+
+
+def restored(path: Path | None, key: str, groups: list[Trials]) -> tuple[list[Trials], float]:
+    """Groups as they were saved, and the minutes that they took; as given where nothing was."""
+    if path is None or not path.exists():
+        return groups, 0.0
+    with np.load(path, allow_pickle=False) as file:
+        if str(file["key"]) != key:
+            raise InputError(f"{path}: is of {file['key']}, not of {key}; name another --json, or remove it")
+        arrays = iter([file[f"arr_{i}"] for i in range(len(file.files) - 2)])
+        minutes = float(file["minutes"])
+
+    def back(leaf: jax.Array) -> jax.Array:
+        array = jax.numpy.asarray(next(arrays))
+        return jax.random.wrap_key_data(array) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else array
+
+    found = []
+    for group in groups:
+        trials, count = jax.tree.map(back, (group.trials, group.count))
+        found.append(group._replace(trials=trials, count=count))
+    return found, minutes
+
+
+def write(
+    path: Path,
+    row: Row,
+    flags: argparse.Namespace,
+    argv: Sequence[str],
+    trials: list[dict[str, Any]],
+    minutes: float,
+    limit: int,
+) -> None:
+    net = row.net._asdict() | {"weights": nets.weights(row.net)}
+    settings = {"rate": row.rate, "scale": row.scale, "gate_in": row.gate_in, "gate_out": row.gate_out}
+    criterion = {"kind": type(row.criterion).__name__, **row.criterion._asdict()}
+    scores = {name: [trial[name] for trial in trials] for name in ("solved", "sequences", "wrong")}
+    write_result(
+        path,
+        name=path.stem,
+        config={"learner": flags.learner, "net": net, **settings, "criterion": criterion, "limit": limit},
+        overrides=[],
+        command=" ".join(["python -m experiments.paper1997", *argv]),
+        minutes=minutes,
+        seeds=[flags.seed],
+        scores=scores,
+        selected_on="nothing is selected",
+        curve=[],
+        experiment=row.experiment,
+        lag=row.lag,
+        variant=row.variant,
+        table=row.table,
+        paper=row.paper,
+        tested=row.criterion.strings if row.table == 1 else TESTED,
+        trials=trials,
+    )
+
+
+# Screen -------------------------------------------------------------------------------------------------------------------------
+
+
+def show(found: Sequence[tuple[Row, list[dict[str, Any]] | None]]) -> None:
+    """A line for each row; with trials, what they needed."""
+    table = Table(*("table", "experiment", "lag", "variant", "weights", "paper: sequences", "solved", "ours", "solved"))
+    for row, trials in found:
+        needed = row.paper["sequences"]
+        paper = " / ".join(f"{n:,.0f}" for n in (needed if isinstance(needed, tuple) else (needed,)))
+        ours = share = ""
+        if trials:
+            counts = [trial["sequences"] for trial in trials if trial["solved"]]
+            ours = f"{np.mean(counts):,.0f} ({min(counts):,} to {max(counts):,})" if counts else "none"
+            share = f"{len(counts)} of {len(trials)}"
+        cells = [
+            row.table,
+            row.experiment,
+            row.lag,
+            row.variant,
+            nets.weights(row.net),
+            paper,
+            f"{row.paper['solved']:.0%}",
+        ]
+        table.add_row(*map(str, cells), ours, share)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    launch.run(main)
