@@ -88,7 +88,8 @@ def run_row(row: Row, flags: argparse.Namespace, argv: Sequence[str], signals: S
     begin, rounds, told, turn = time.monotonic(), 1, [], 1.0
     with ThreadPoolExecutor(GROUPS) as pool:
         while True:
-            at = time.monotonic()
+            at, rest = time.monotonic(), limit - max(int(group.count) for group in groups)
+            rounds = max(1, min(rounds, -(-rest // run.per_round(row))))  # or where a trial fails would go by the clock
             go = lambda group, rounds=rounds: jax.block_until_ready(advance(group, rounds))
             groups = list(pool.map(lambda group, go=go: go(group) if busy(group) else group, groups))
             turn = time.monotonic() - at

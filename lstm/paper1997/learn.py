@@ -104,7 +104,11 @@ def turns(net: Net, sequence: Sequence, chunk: int, carried: Any, turn: Callable
 
 def advance(net: Net, params: Params, before: Before, x: Array, target: Array, judged: Array) -> Before:
     """Some steps more: forward, then what they add to the gradient and to the traces."""
-    step = lambda state, driven: (lambda new, got: (new, (got, new.s)))(*nets.step(net, params, state, driven))
+
+    def step(state: State, driven: Array) -> tuple[State, tuple[Array, Array]]:
+        new, got = nets.step(net, params, state, driven)
+        return new, (got, new.s)
+
     state, (got, s) = jax.lax.scan(step, before.state, nets.drive(net, params, x), unroll=8)
     units = nets.split(net, got)
     y = nets.activations(net, units, s)
@@ -122,12 +126,10 @@ def advance(net: Net, params: Params, before: Before, x: Array, target: Array, j
     if not net.layered:
         gate_out = slope(sigmoid, units.gate_out) * (nets.h(net, s) * back).sum(-1)
         at_state = sigmoid(units.gate_out)[..., None] * at_state
-    later = jnp.cumsum(at_state[::-1], axis=0)[
-        ::-1
-    ]  # errors of this step and those after it: the state passes them on as they are
-    by_cell = sigmoid(units.gate_in)[..., None] * slope(
-        lambda x: nets.g(net, x), units.cell
-    )  # d(change of s) / d(what it got)
+    # Errors of this step and of those after it: the state passes them on as they are.
+    later = jnp.cumsum(at_state[::-1], axis=0)[::-1]
+    # By how much what a cell adds to its state changes with what it got, and its gate.
+    by_cell = sigmoid(units.gate_in)[..., None] * slope(lambda got: nets.g(net, got), units.cell)
     by_gate = nets.g(net, units.cell) * slope(sigmoid, units.gate_in)[..., None]
 
     to = lambda rows: outer(net, rows, x, earlier)

@@ -60,6 +60,11 @@ def window(row: Row) -> int:
     return row.criterion.window if isinstance(row.criterion, Recent) else row.criterion.every
 
 
+def per_round(row: Row) -> int:
+    """Sequences between two looks."""
+    return EVERY if isinstance(row.criterion, Recent) else row.criterion.every
+
+
 def start(row: Row, learner: Learner, seed: int, numbers: Int[np.ndarray, " n"]) -> Trials:
     """The trials of these numbers before their first sequence."""
 
@@ -112,14 +117,13 @@ def learn_one(row: Row, learner: Learner, trial: Trial, strings: tuple[Strings, 
 
 def advance(row: Row, learner: Learner, trials: Trials, rounds: Array | int) -> Trials:
     """Some rounds more: each of as many sequences as lie between two looks at the criterion, then the look."""
-    every = EVERY if isinstance(row.criterion, Recent) else row.criterion.every
     each = jax.vmap(partial(learn_one, row, learner), in_axes=(0, 0, None))
 
     def sequence(_, now: Trials) -> Trials:
         return now._replace(trials=each(now.trials, now.strings, now.count), count=now.count + 1)
 
     def round_of(_, now: Trials) -> Trials:
-        return look(row, learner, jax.lax.fori_loop(0, every, sequence, now))
+        return look(row, learner, jax.lax.fori_loop(0, per_round(row), sequence, now))
 
     return jax.lax.fori_loop(0, rounds, round_of, trials)
 
