@@ -329,8 +329,11 @@ def test_a_study_is_resumed_with_its_trials_and_pruned(tmp_path, files):
         study_name="sweep", storage=JournalStorage(JournalFileBackend(str(workdir / "study.journal")))
     )
     rows = table(workdir)
-    assert len(study.trials) == 10
-    for trial in study.trials:
+    trials = [
+        trial for trial in study.trials if trial.params
+    ]  # one that was killed as it asked has none, and does not count
+    assert len(trials) == 10 and len(study.trials) <= 11
+    for trial in trials:
         assert trial.state == optuna.trial.TrialState.COMPLETE
         assert trial.value == pytest.approx(float(rows[f"trial-{trial.number:05d}"]["loss"]))
         assert len(trial.intermediate_values) == 10
