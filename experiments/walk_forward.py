@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from common.config import to_json
 from common.errors import InputError
 from common.log import command_line
 from common.record import write_result
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
         write_result(
             Path("experiments/results") / f"{flags.record}.json",
             name=flags.record,
-            config=config.to_dict(),
+            config=json.loads(to_json(config)),
             overrides=flags.overrides,
             command=" ".join(command_line()),
             minutes=minutes,

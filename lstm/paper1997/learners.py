@@ -45,6 +45,11 @@ def answer(row: Row, params: Params, sequence: Sequence) -> Float[Array, "t k"]:
     return rules.forward(row.net, params, sequence.x)
 
 
+def numbers(row: Row, x: Array) -> Float[Array, "*t i"]:
+    """Inputs as they stand; of symbols a 1 for each."""
+    return jax.nn.one_hot(x, row.net.inputs) if jnp.issubdtype(x.dtype, jnp.integer) else x
+
+
 # A plain recurrent net ------------------------------------------------------------------------------------------------------------
 
 
@@ -63,8 +68,7 @@ def rnn_step(
     row: Row, params: Params, y: Float[Array, " h"], x: Array
 ) -> tuple[Float[Array, " h"], Float[Array, " k"]]:
     """Activations of the hidden units and of the outputs."""
-    one = jax.nn.one_hot(x, row.net.inputs) if jnp.issubdtype(x.dtype, jnp.integer) else x
-    new = cells.sigmoid(cells.scaled(params["hidden"], jnp.concatenate([one, y, jnp.ones(1)])).sum(1))
+    new = cells.sigmoid(cells.scaled(params["hidden"], jnp.concatenate([numbers(row, x), y, jnp.ones(1)])).sum(1))
     return new, cells.sigmoid(cells.scaled(params["output"], jnp.append(new, 1.0)).sum(1))
 
 
@@ -124,9 +128,8 @@ def modern_init(key: Array, row: Row) -> Params:
 
 
 def modern_outputs(row: Row, params: Params, x: Array) -> Float[Array, "t k"]:
-    one = jax.nn.one_hot(x, row.net.inputs) if jnp.issubdtype(x.dtype, jnp.integer) else x
     cell = cells.LSTM(nets.hidden_units(row.net))
-    h, _ = recurrence.recurrence(cell, params["cell"], one[None], implementation="hoisted")
+    h, _ = recurrence.recurrence(cell, params["cell"], numbers(row, x)[None], implementation="hoisted")
     return cells.sigmoid(cells.shifted(h[0] @ params["output"], params["bias"]))
 
 
