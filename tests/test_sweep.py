@@ -95,7 +95,10 @@ def test_32_runs_8_of_them_killed_and_started_again_each_finish_once(tmp_path, f
         if left := {name: pid for name, pid in alive(workdir).items() if name not in killed}:
             name = luck.choice(sorted(left))
             os.kill(left[name], signal.SIGKILL)
-            killed.add(name)
+            while (ended := sweep_runs.status(workdir / "runs" / name)) == "running":
+                time.sleep(0.01)
+            if ended == "killed":  # and had not finished by itself just before
+                killed.add(name)
     code, out, err = finish(first)
     assert code == 75 and "8 killed" in out and "24 finished" in out, out + err
     now = table(workdir)
