@@ -7,7 +7,9 @@ ratios are reported.
 from experiments import launch
 
 # isort: split
+import functools
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -43,6 +45,7 @@ def main(argv: list[str]) -> int:
     )
     arguments.add_argument("--rounds", type=int, default=15, help="timed turns of each candidate (default: 15)")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
+    arguments.add_argument("--large", action="store_true", help="unet, unet_ops, lstm: sizes that fill a GPU")
     flags = arguments.parse_args(argv)
     if flags.name not in BENCHMARKS:
         raise InputError(f"{flags.name}: no such benchmark; known: {', '.join(BENCHMARKS)}")
@@ -53,6 +56,10 @@ def main(argv: list[str]) -> int:
     for name in peers:
         if name not in known:
             raise InputError(f"--against {name}: {flags.name} can be compared with {', '.join(known) or 'nothing'}")
+    if flags.large:
+        if flags.name not in ("unet", "unet_ops", "lstm"):
+            raise InputError(f"--large: {flags.name} has one size; leave it out")
+        measure = functools.partial(measure, large=True)
     begin = time.perf_counter()
     rows = measure(peers, flags.rounds)
     (show if "candidate" in rows[0] else show_numbers)(flags.name, rows)
@@ -60,7 +67,7 @@ def main(argv: list[str]) -> int:
         write_result(
             flags.json,
             name=f"bench_{flags.name}",
-            config={"rounds": flags.rounds, "against": peers},
+            config={"rounds": flags.rounds, "against": peers, "large": flags.large, "precision": precision()},
             overrides=[],
             command=" ".join(["python -m experiments.bench", *argv]),
             minutes=(time.perf_counter() - begin) / 60,
@@ -71,6 +78,11 @@ def main(argv: list[str]) -> int:
             rows=rows,
         )
     return 0
+
+
+def precision() -> str:
+    """Of float32 products, for all candidates alike: JAX's default is TensorFloat-32 on GPUs that have it."""
+    return os.environ.get("JAX_DEFAULT_MATMUL_PRECISION") or "default"
 
 
 def scores(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -94,7 +106,8 @@ def summary(times: Sequence[float]) -> dict[str, float]:
 
 def show(name: str, rows: list[dict[str, Any]]) -> None:
     ours = {row["case"]: row["seconds"] for row in rows if row["candidate"] == "ours"}
-    table = Table(title=f"bench {name}: {rows[0]['threads']} threads, {machine()['processor']}")
+    hardware = ", ".join([machine()["processor"], *machine()["accelerators"]])
+    table = Table(title=f"bench {name}: {rows[0]['threads']} threads, {hardware}")
     for column in ("case", "candidate"):
         table.add_column(column, no_wrap=True)
     for column in ("median ms", "fastest ms", "times ours", "compile s"):

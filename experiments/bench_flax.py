@@ -46,12 +46,16 @@ class StockUNet(nn.Module):
 
 
 def main(argv: list[str]) -> int:
-    candidate, dtype = argv
-    make = {"ours": lambda: UNet(classes=2, bands=1, width=32, depth=4, dtype=dtype), "flax": lambda: StockUNet(dtype)}
+    candidate, dtype = argv[:2]
+    batch, side, width = map(int, argv[2:])
+    make = {
+        "ours": lambda: UNet(classes=2, bands=1, width=width, depth=4, dtype=dtype),
+        "flax": lambda: StockUNet(dtype, width=width),
+    }
     model = make[candidate]()
     random = np.random.default_rng(0)
-    image = jnp.asarray(random.normal(size=(2, 256, 256, 1)), "float32")
-    label = jnp.asarray(random.integers(0, 2, size=(2, 256, 256)), "int32")
+    image = jnp.asarray(random.normal(size=(batch, side, side, 1)), "float32")
+    label = jnp.asarray(random.integers(0, 2, size=(batch, side, side)), "int32")
     optimizer = optax.sgd(0.01, momentum=0.9)
 
     def loss(params, statistics, image, label):
@@ -72,6 +76,7 @@ def main(argv: list[str]) -> int:
     begin = time.perf_counter()
     program = step.lower(state, image, label).compile()
     ready = {
+        "device": jax.devices()[0].device_kind,
         "parameters": sum(p.size for p in jax.tree.leaves(state[0])),
         "compile_seconds": time.perf_counter() - begin,
     }

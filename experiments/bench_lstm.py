@@ -8,22 +8,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.bench_ops import row
-from experiments.workers import Worker, jax_command, take_turns, torch_command
+from experiments.workers import Worker, jax_command, same_device, take_turns, torch_command
 
 SHAPES = [(32, 100, 128, 256), (20, 35, 650, 650), (64, 200, 64, 128), (8, 1000, 16, 64), (1, 1000, 8, 32)]
+LARGE = [(32, 100, 128, 256), (128, 128, 1024, 1024), (20, 35, 650, 650), (64, 200, 64, 128), (8, 1000, 16, 64)]
 PROGRAMS = ("forward", "forward + backward")
 CANDIDATES = {"flax": ("flax", "flax_optimized"), "torch": ("torch",), "keras": ("keras",)}
 
 
-def measure(peers: Sequence[str], rounds: int) -> list[dict[str, Any]]:
+def measure(peers: Sequence[str], rounds: int, large: bool = False) -> list[dict[str, Any]]:
     """One row a shape (batch, time, input, hidden), program and candidate: median and fastest seconds, compile seconds."""
     rows = []
-    for shape in SHAPES:
+    for shape in LARGE if large else SHAPES:
         text = ",".join(map(str, shape))
         workers = {}
         try:
             for candidate in ("ours", *(name for peer in peers for name in CANDIDATES[peer])):
                 workers[candidate] = Worker(candidate, command(candidate, text))
+            same_device(workers)
             times = {program: take_turns(workers, program, rounds) for program in PROGRAMS}
         finally:
             for worker in workers.values():

@@ -73,7 +73,8 @@ def main(argv: list[str]) -> int:
         seconds[name] = time.perf_counter() - begin
         programs[name] = lambda program=program, arguments=arguments: jax.block_until_ready(program(*arguments))
     parameters = sum(p.size for p in jax.tree.leaves(params))
-    serve({"parameters": parameters, "compile_seconds": seconds, **facts}, programs)
+    device = jax.devices()[0].device_kind
+    serve({"device": device, "parameters": parameters, "compile_seconds": seconds, **facts}, programs)
     return 0
 
 

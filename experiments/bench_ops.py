@@ -17,19 +17,23 @@ UP_CONVS = [((1, 128, 128, 128), 64), ((2, 32, 32, 256), 128)]
 POOLS = [(1, 256, 256, 64), (2, 64, 64, 128)]
 CONVS = [((2, 256, 256, 32), 32), ((2, 128, 128, 64), 64), ((2, 64, 64, 128), 128), ((2, 32, 32, 256), 256)]
 CONVS += [((2, 16, 16, 512), 512), ((2, 256, 256, 64), 32)]
+LARGE = 16  # times the batch: sizes that fill a GPU
 
 
-def cases() -> list[tuple[str, tuple, tuple | None, Callable, Callable]]:
+def cases(times: int = 1) -> list[tuple[str, tuple, tuple | None, Callable, Callable]]:
     """(name, input shape, kernel shape, our layer, Flax's): layers are functions of input and kernel."""
     found: list[tuple[str, tuple, tuple | None, Callable, Callable]] = []
+    more = lambda shape: (times * shape[0], *shape[1:])
     for shape, out in UP_CONVS:
+        shape = more(shape)
         layer = nn.ConvTranspose(out, (2, 2), (2, 2), padding="VALID", use_bias=False)
         kernel = (2, 2, shape[-1], out)
         found.append((f"up-conv {text(shape)} -> {out}", shape, kernel, ops.up_conv2, stock(layer)))
-    for shape in POOLS:
+    for shape in map(more, POOLS):
         pool = lambda x, _: nn.max_pool(x, (2, 2), (2, 2))
         found.append((f"max pool {text(shape)}", shape, None, lambda x, _: ops.max_pool2(x), pool))
     for shape, out in CONVS:
+        shape = more(shape)
         layer = nn.Conv(out, (3, 3), use_bias=False)
         found.append((f"conv 3x3 {text(shape)} -> {out}", shape, (3, 3, shape[-1], out), ops.conv3x3, stock(layer)))
     return found
@@ -44,12 +48,12 @@ def text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def measure(peers: Sequence[str], rounds: int) -> list[dict[str, Any]]:
+def measure(peers: Sequence[str], rounds: int, large: bool = False) -> list[dict[str, Any]]:
     """One row a case, dtype and candidate: median and fastest seconds of value and gradients, compile seconds."""
     jax.config.update("jax_enable_compilation_cache", False)  # compile times are those of a first run
     rows = []
     for dtype in ("float32", "bfloat16"):
-        for name, shape, kernel_shape, ours, flax in cases():
+        for name, shape, kernel_shape, ours, flax in cases(LARGE if large else 1):
             random = np.random.default_rng(0)
             arguments = [jnp.asarray(random.normal(size=s), dtype) for s in (shape, kernel_shape) if s is not None]
             layers = {"ours": ours} | ({"flax": flax} if "flax" in peers else {})

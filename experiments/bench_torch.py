@@ -1,6 +1,7 @@
 """The worker of `bench unet` for PyTorch, run by the Python of .venv-peers: of this project it imports workers.py alone.
 
-Memory format channels_last, bfloat16 by autocast, as PyTorch's own guides advise for CPUs.
+Memory format channels_last, bfloat16 by autocast, as PyTorch's own guides advise. It runs on a GPU where there is one,
+in TensorFloat-32 where JAX does: unless JAX_DEFAULT_MATMUL_PRECISION is "highest".
 """
 
 import os
@@ -41,17 +42,28 @@ def double_conv(bands: int, features: int) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-def main(dtype: str) -> None:
-    threads = int(os.environ["OMP_NUM_THREADS"])
-    torch.set_num_threads(threads)
+def prepare() -> tuple[str, str]:
+    """Threads, seed, precision: as the candidates on JAX have them. The device, and its name as JAX gives it."""
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.manual_seed(0)
+    exact = os.environ.get("JAX_DEFAULT_MATMUL_PRECISION") == "highest"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
+    torch.backends.cudnn.benchmark = True  # convolutions are tried out, as XLA does
+    if os.environ.get("JAX_PLATFORMS") == "cpu" or not torch.cuda.is_available():
+        return "cpu", "cpu"
+    return "cuda", torch.cuda.get_device_name()
+
+
+def main(dtype: str, batch: int, side: int, width: int) -> None:
+    device, name = prepare()
     random = np.random.default_rng(0)
-    image = torch.tensor(random.normal(size=(2, 1, 256, 256)), dtype=torch.float32)
+    image = torch.tensor(random.normal(size=(batch, 1, side, side)), dtype=torch.float32, device=device)
     image = image.contiguous(memory_format=torch.channels_last)
-    label = torch.tensor(random.integers(0, 2, size=(2, 256, 256)))
-    model = UNet().to(memory_format=torch.channels_last)
+    label = torch.tensor(random.integers(0, 2, size=(batch, side, side)), device=device)
+    model = UNet(width=width).to(device=device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     ready = {
+        "device": name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "compile_seconds": None,
         "versions": {"torch": torch.__version__, "python of torch": sys.version.split()[0]},
@@ -59,15 +71,15 @@ def main(dtype: str) -> None:
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             logits = model(image)
         loss = F.cross_entropy(logits.float(), label)
         loss.backward()
         optimizer.step()
-        loss.item()
+        loss.item()  # waits for the GPU
 
     serve(ready, {"step": step})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 # The same for all: what experiments/launch.py asks of glibc, by environment, so that PyTorch has it too.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1)}
 TURN = 0.02  # seconds: a program shorter than this runs several times in a turn
+# Of a GPU's memory, taken at once by each candidate on JAX: its default of three quarters leaves the others none.
+MEMORY = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.2"}
 
 
 class Worker:
@@ -26,7 +28,7 @@ class Worker:
     def __init__(self, candidate: str, command: Sequence[str]):
         self.candidate = candidate
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        environment = os.environ | MALLOC | {"COMPILE_CACHE": "off", "OMP_NUM_THREADS": str(cores)}
+        environment = MEMORY | os.environ | MALLOC | {"COMPILE_CACHE": "off", "OMP_NUM_THREADS": str(cores)}
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # compile times are those of a first run
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([*command], stdin=pipe, stdout=pipe, text=True, env=environment, cwd=ROOT)
@@ -62,6 +64,13 @@ def torch_command(module: str, *words: str) -> list[str]:
     if not path.exists():
         raise InputError(f"{path.name}: no environment for PyTorch: run `make .venv-peers`, or set PEERS_PYTHON")
     return [str(path), "-m", module, *words]
+
+
+def same_device(workers: Mapping[str, Worker]) -> None:
+    """Raises RuntimeError where the candidates run on different devices, as a PyTorch without CUDA beside JAX on a GPU."""
+    found = {name: worker.ready["device"] for name, worker in workers.items()}
+    if len({device == "cpu" for device in found.values()}) > 1:
+        raise RuntimeError(f"the candidates run on different devices: {found}")
 
 
 def take_turns(workers: Mapping[str, Worker], program: str, rounds: int, warm_up: int = 2) -> dict[str, list[float]]:

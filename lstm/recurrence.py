@@ -70,15 +70,16 @@ def recurrence(
         "zoneout": zoneout is not None,
     }
     shape = (batch, time, inputs.shape[-1], cell.hidden)
+    kind = dtype if wide == jnp.float32 else str(wide)  # float64 parameters: cuDNN would read their bytes as float32
     if implementation == "auto":
-        choice = auto.choose(cell, shape, needs, dtype)
+        choice = auto.choose(cell, shape, needs, kind)
         implementation, unroll = choice.implementation, unroll or choice.unroll
     elif implementation not in IMPLEMENTATIONS:
         raise InputError(
             f"config.model.implementation={implementation!r}: no such one; {nearest(implementation, IMPLEMENTATIONS)}"
         )
     else:
-        missing = auto.unsupported(implementation, cell, needs, dtype)
+        missing = auto.unsupported(implementation, cell, needs, kind)
         if missing:
             raise InputError(
                 f"config.model.implementation={implementation!r} does not support {missing}; use 'auto' or 'scan'"

@@ -258,13 +258,15 @@ def test_more_steps_than_cudnn_takes():
         (LSTM(H), "hoistd", {}, "did you mean 'hoisted'"),
     ],
 )
-def test_what_is_not_supported_is_named(cell, implementation, more, named):
+def test_what_is_not_supported_is_named(monkeypatch, cell, implementation, more, named):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     params = cell.init(jax.random.key(0), I)
     with pytest.raises(InputError, match=named):
         recurrence(cell, params, jnp.ones((B, T, I)), implementation=implementation, **more)
 
 
-def test_auto_says_what_it_picked_and_never_what_does_not_fit():
+def test_auto_says_what_it_picked_and_never_what_does_not_fit(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     needs = dict.fromkeys(("mask", "resets", "recurrent_mask", "zoneout"), False)
     for row in auto.TABLE["cpu"]:
         choice = auto.choose(LSTM(row.shape[3]), row.shape, needs)
@@ -275,6 +277,38 @@ def test_auto_says_what_it_picked_and_never_what_does_not_fit():
         choice = auto.choose(cell, shape, needs | more)
         assert not auto.unsupported(choice.implementation, cell, needs | more, "float32")
         assert choice.why.startswith("custom does not support")
+
+
+def test_cudnn_leaves_float64_alone(x64, monkeypatch):
+    """It would read the bytes of float64 as float32."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    cell, params, x, carry, _, _ = case("lstm", {})
+    with pytest.raises(InputError, match="float64"):
+        recurrence(cell, params, x, carry, implementation="cudnn")
+    recurrence(cell, params, x, carry)
+
+
+@pytest.mark.parametrize("option", ["none", "lengths", "reverse", "both"])
+def test_cudnn_equals_the_scan(option):
+    if jax.default_backend() != "gpu":
+        pytest.skip("cuDNN runs on NVIDIA GPUs")
+    cell, params, x, carry, _, _ = jax.tree.map(
+        lambda a: a.astype(jnp.float32) if isinstance(a, jax.Array) else a, case("lstm", {})
+    )
+    more = {"lengths": jnp.array([T, 0, T - 2])} if option in ("lengths", "both") else {}
+
+    def loss(params, x, carry, implementation):
+        found = recurrence(
+            cell, params, x, carry, implementation=implementation, reverse=option in ("reverse", "both"), **more
+        )
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(found)), found
+
+    with jax.default_matmul_precision("highest"):
+        both = [
+            jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True), static_argnums=3)(params, x, carry, name)
+            for name in ("cudnn", "scan")
+        ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *both)
 
 
 def test_cudnn_weights_are_in_its_order():
