@@ -29,7 +29,7 @@ from experiments.plan import size
 BENCHMARKS: dict[str, tuple[Callable[[Sequence[str], int], list[dict[str, Any]]], tuple[str, ...]]] = {
     "unet_ops": (bench_ops.measure, ("flax",)),
     "unet": (bench_unet.measure, ("flax", "torch")),
-    "lstm": (bench_lstm.measure, ("flax", "torch", "keras")),
+    "lstm": (bench_lstm.measure, tuple(bench_lstm.CANDIDATES)),
     "scale": (bench_scale.measure, ()),
     "together": (bench_together.measure, ()),
     "land_cover": (bench_land_cover.measure, ()),
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
     arguments = parser("experiments.bench", "Times this project's programs beside those of its peers.")
     arguments.add_argument("name", metavar="NAME", help=", ".join(BENCHMARKS))
     arguments.add_argument(
-        "--against", metavar="A,B", help="peers: flax, torch, keras (default: the first of its peers)"
+        "--against", metavar="A,B", help="peers: flax, torch, keras; lstm: scan, ... too (default: the first)"
     )
     arguments.add_argument("--rounds", type=int, default=15, help="timed turns of each candidate (default: 15)")
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the result here")

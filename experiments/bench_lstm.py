@@ -1,7 +1,8 @@
 """bench lstm: one LSTM layer over a whole sequence, forward and forward + backward, float32; candidates take turns.
 
 Every candidate is a process in an environment of its own. Backward: gradients of parameters and inputs, from a given
-gradient of all outputs. flax: nn.RNN over LSTMCell and over OptimizedLSTMCell. keras: Keras 3 on JAX.
+gradient of all outputs. flax: nn.RNN over LSTMCell and over OptimizedLSTMCell. keras: Keras 3 on JAX. Ours is what `auto`
+picks; scan, hoisted, custom, cudnn: that implementation in its place.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from experiments.workers import Worker, jax_command, same_device, take_turns, to
 SHAPES = [(32, 100, 128, 256), (20, 35, 650, 650), (64, 200, 64, 128), (8, 1000, 16, 64), (1, 1000, 8, 32)]
 LARGE = [(32, 100, 128, 256), (128, 128, 1024, 1024), (20, 35, 650, 650), (64, 200, 64, 128), (8, 1000, 16, 64)]
 PROGRAMS = ("forward", "forward + backward")
-CANDIDATES = {"flax": ("flax", "flax_optimized"), "torch": ("torch",), "keras": ("keras",)}
+IMPLEMENTATIONS = ("scan", "hoisted", "custom", "cudnn")
+CANDIDATES = {"flax": ("flax", "flax_optimized")} | {name: (name,) for name in ("torch", "keras", *IMPLEMENTATIONS)}
 
 
 def measure(peers: Sequence[str], rounds: int, large: bool = False) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from experiments import launch
 
 # isort: split
+import functools
 import os
 import time
 
@@ -11,18 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from experiments.bench_lstm import IMPLEMENTATIONS
 from experiments.workers import serve
 from lstm import auto
 from lstm.cells import LSTM
 from lstm.recurrence import recurrence
 
 
-def ours(shape, x):
+def ours(shape, x, implementation="auto"):
     cell = LSTM(shape[3])
     needs = dict.fromkeys(("mask", "resets", "recurrent_mask", "zoneout"), False)
     choice = auto.choose(cell, shape, needs)
-    run = lambda params, x: recurrence(cell, params, x)[0]
-    return run, cell.init(jax.random.key(0), shape[2]), {"implementation": choice.implementation, "why": choice.why}
+    run = lambda params, x: recurrence(cell, params, x, implementation=implementation)[0]
+    facts = {"implementation": choice.implementation, "why": choice.why} if implementation == "auto" else {}
+    return run, cell.init(jax.random.key(0), shape[2]), facts
 
 
 def flax(shape, x, cell=nn.LSTMCell):
@@ -49,7 +52,7 @@ CANDIDATES = {
     "flax": flax,
     "flax_optimized": lambda shape, x: flax(shape, x, nn.OptimizedLSTMCell),
     "keras": keras,
-}
+} | {name: functools.partial(ours, implementation=name) for name in IMPLEMENTATIONS}
 
 
 def main(argv: list[str]) -> int:

@@ -218,9 +218,9 @@ PEERS = {
 }
 
 
-def bench_rows(name: str, peers: list[str]) -> str:
+def bench_rows(names: list[str], peers: list[str]) -> str:
     """A row per case: milliseconds of ours, then for each peer milliseconds and how many times as long it takes."""
-    scores = read(name)["scores"]
+    scores = {key: score for name in names for key, score in read(name)["scores"].items()}
     cases = dict.fromkeys(key.split("/", 1)[1].rsplit("/", 1)[0] for key in scores)
     rows = []
     for case in cases:
@@ -232,6 +232,22 @@ def bench_rows(name: str, peers: list[str]) -> str:
             )
         rows.append(row)
     return markdown(["case", "this code", *(PEERS[p] for p in peers)], rows)
+
+
+def implementations() -> str:
+    """A row per case: milliseconds of each implementation of the recurrence on a GPU."""
+    rows: dict[str, dict[str, str]] = {}
+    for row in read("bench_lstm_implementations_gpu")["rows"]:
+        rows.setdefault(row["case"], {})[row["candidate"]] = f"{1e3 * row['seconds']:.1f} ms"
+    columns = {
+        "cudnn": "cudnn",
+        "custom 4": "custom, 4 steps a turn",
+        "custom 1": "custom, 1 step",
+        "hoisted 1": "hoisted, 1 step",
+    }
+    return markdown(
+        ["case", *columns.values()], [[case, *(found.get(c, "") for c in columns)] for case, found in rows.items()]
+    )
 
 
 def scale() -> str:
@@ -325,8 +341,9 @@ TABLES = {
     "scene": scene,
     "seams": seams,
     "em": em,
-    "speed": lambda: bench_rows("bench_unet", ["flax", "torch"]),
-    "layers": lambda: bench_rows("bench_unet_ops", ["flax"]),
+    "speed": lambda: bench_rows(["bench_unet"], ["flax", "torch"]),
+    "speed_gpu": lambda: bench_rows(["bench_unet_gpu", "bench_unet_ops_gpu"], ["flax", "torch"]),
+    "layers": lambda: bench_rows(["bench_unet_ops"], ["flax"]),
     "source_text": source_text,
     "sequences": sequences,
     "sentences": sentences,
@@ -339,8 +356,10 @@ TABLES = {
     "paper1997": paper1997,
     "scale": scale,
     "overhead": overhead,
-    "together": lambda: bench_rows("bench_together", ["one after another"]),
-    "recurrence": lambda: bench_rows("bench_lstm", ["flax", "flax_optimized", "torch", "keras"]),
+    "together": lambda: bench_rows(["bench_together"], ["one after another"]),
+    "recurrence": lambda: bench_rows(["bench_lstm"], ["flax", "flax_optimized", "torch", "keras"]),
+    "recurrence_gpu": lambda: bench_rows(["bench_lstm_gpu"], ["flax", "flax_optimized", "torch"]),
+    "implementations": implementations,
 }
 
 

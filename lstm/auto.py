@@ -27,7 +27,7 @@ class Row(NamedTuple):
     unroll: int
 
 
-# Measured by `python -m experiments.bench lstm`, see docs/decisions.md; a shape takes the row nearest to it.
+# Measured by `python -m experiments.bench lstm`, the GPU's on an H100; see docs/decisions.md. A shape takes the row nearest to it.
 TABLE: dict[str, list[Row]] = {
     "cpu": [
         Row((32, 100, 128, 256), "custom", 2),
@@ -35,6 +35,10 @@ TABLE: dict[str, list[Row]] = {
         Row((64, 200, 64, 128), "custom", 1),
         Row((8, 1000, 16, 64), "custom", 1),
         Row((1, 1000, 8, 32), "scan", 1),
+    ],
+    "gpu": [
+        Row((32, 100, 128, 256), "custom", 4),
+        Row((128, 128, 1024, 1024), "cudnn", 1),
     ],
 }
 
@@ -62,19 +66,20 @@ def unsupported(implementation: str, cell: Cell, needs: Mapping[str, bool], dtyp
 def choose(cell: Cell, shape: tuple[int, int, int, int], needs: Mapping[str, bool], dtype: str = "float32") -> Choice:
     """The implementation for a cell, a shape (batch, time, input, hidden) and what is needed, and why."""
     backend = jax.default_backend()
-    if backend in ("gpu", "cuda"):
-        lacking = unsupported("cudnn", cell, needs, dtype)
-        if not lacking:
-            return Choice("cudnn", 1, "cuDNN runs this cell on this GPU")
     lacking = unsupported("custom", cell, needs, dtype)
     if lacking:
         name = "scan" if backend == "cpu" else "hoisted"
         return Choice(name, unroll(name, shape), f"custom does not support {lacking}")
     if backend not in TABLE:
         return Choice(
-            "custom", 4, f"nothing is measured on {backend!r}; few operations a step are usually fastest there"
+            "custom",
+            unroll("custom", shape),
+            f"nothing is measured on {backend!r}; few operations a step are usually fastest there",
         )
     row = min(TABLE[backend], key=lambda row: distance(row.shape, shape))
+    lacking = unsupported(row.implementation, cell, needs, dtype)
+    if lacking:
+        return Choice("custom", unroll("custom", shape), f"{row.implementation} does not support {lacking}")
     return Choice(
         row.implementation, row.unroll, f"fastest at {row.shape} on {backend}, the measured shape nearest to {shape}"
     )
@@ -88,4 +93,8 @@ def distance(a: tuple[int, ...], b: tuple[int, ...]) -> float:
 
 def unroll(implementation: str, shape: tuple[int, int, int, int]) -> int:
     """Steps in one turn of the loop, where nobody says."""
-    return 2 if implementation == "custom" and shape[0] * shape[3] >= 4096 else 1
+    if implementation != "custom":
+        return 1
+    if jax.default_backend() != "cpu":
+        return 4
+    return 2 if shape[0] * shape[3] >= 4096 else 1

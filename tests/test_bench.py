@@ -64,8 +64,8 @@ def test_ours_and_stock_flax_are_the_same_network():
 @pytest.mark.slow
 def test_lstm_candidates_take_turns_and_are_of_one_size(monkeypatch):
     monkeypatch.setattr(bench_lstm, "SHAPES", [(2, 5, 3, 4)])
-    rows = bench_lstm.measure(["flax"], 1)
-    assert [row["candidate"] for row in rows] == ["ours", "flax", "flax_optimized"] * 2
+    rows = bench_lstm.measure(["flax", "custom"], 1)
+    assert [row["candidate"] for row in rows] == ["ours", "flax", "flax_optimized", "custom"] * 2
     assert {row["case"] for row in rows} == {"2,5,3,4 forward", "2,5,3,4 forward + backward"}
     assert all(row["parameters"] == 4 * 4 * (3 + 4 + 1) for row in rows)
 

@@ -265,10 +265,11 @@ def test_what_is_not_supported_is_named(monkeypatch, cell, implementation, more,
         recurrence(cell, params, jnp.ones((B, T, I)), implementation=implementation, **more)
 
 
-def test_auto_says_what_it_picked_and_never_what_does_not_fit(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+@pytest.mark.parametrize("backend", list(auto.TABLE))
+def test_auto_says_what_it_picked_and_never_what_does_not_fit(monkeypatch, backend):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     needs = dict.fromkeys(("mask", "resets", "recurrent_mask", "zoneout"), False)
-    for row in auto.TABLE["cpu"]:
+    for row in auto.TABLE[backend]:
         choice = auto.choose(LSTM(row.shape[3]), row.shape, needs)
         assert (choice.implementation, choice.unroll) == (row.implementation, row.unroll)
         assert str(row.shape) in choice.why
@@ -277,6 +278,17 @@ def test_auto_says_what_it_picked_and_never_what_does_not_fit(monkeypatch):
         choice = auto.choose(cell, shape, needs | more)
         assert not auto.unsupported(choice.implementation, cell, needs | more, "float32")
         assert choice.why.startswith("custom does not support")
+
+
+def test_auto_takes_cudnn_for_large_states_of_a_gpu_alone(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    needs = dict.fromkeys(("mask", "resets", "recurrent_mask", "zoneout"), False)
+    large = (128, 128, 1024, 1024)
+    assert auto.choose(LSTM(1024), large, needs).implementation == "cudnn"
+    assert auto.choose(LSTM(64), (8, 1000, 16, 64), needs)[:2] == ("custom", 4)
+    for more, dtype, named in (({"resets": True}, "float32", "resets"), ({}, "bfloat16", "dtype=bfloat16")):
+        choice = auto.choose(LSTM(1024), large, needs | more, dtype)
+        assert choice == ("custom", 4, f"cudnn does not support {named}")
 
 
 def test_cudnn_leaves_float64_alone(x64, monkeypatch):

@@ -2,6 +2,8 @@
 
 import gzip
 import math
+import sys
+import sysconfig
 
 import numpy as np
 import pytest
@@ -97,6 +99,15 @@ def test_the_standard_library_is_cut_by_whole_files_and_always_the_same():
     assert "argparse.py" in names["train"] and all(len(names[split]) >= 3 for split in names)
     assert 2e6 < sum(len(t) for documents in parts.values() for _, t in documents) < 6e6
     assert all(code.isascii() for documents in parts.values() for _, code in documents)
+
+
+def test_tabs_of_the_standard_library_become_blanks(tmp_path, monkeypatch):
+    """Debian's gettext.py has one; the demo's alphabet has none."""
+    for name in sorted(n for n in sys.stdlib_module_names if not n.startswith("_"))[:80]:
+        (tmp_path / f"{name}.py").write_text("if x:\n\ty\n")
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    documents = [code for part in text.source_text().values() for _, code in part]
+    assert documents == ["if x:\n        y\n"] * 80
 
 
 def test_tiny_shakespeare_is_cut_as_by_nanogpt(data_root):

@@ -337,7 +337,7 @@ def test_a_recurrence_mapped_over_runs_leaves_cudnn_out(monkeypatch):
     needs, chosen = dict.fromkeys(("mask", "resets", "recurrent_mask", "zoneout"), False), []
 
     def body(x, _):
-        chosen.append(auto.choose(LSTM(4), (2, 3, 4, 4), needs).implementation)
+        chosen.append(auto.choose(LSTM(1024), (128, 128, 1024, 1024), needs).implementation)
         return x, None
 
     loop_of = lambda x: jax.grad(lambda x: jax.lax.scan(body, x, None, length=2)[0])(x)

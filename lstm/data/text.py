@@ -158,11 +158,12 @@ def source_text() -> dict[str, Documents]:
     """The source of Python's standard library: its public modules of one file (argparse.py to zipimport.py, about 120 of
     them, 3 MB), those in ASCII alone, in alphabetical order. Files 5, 25, 45, ... are for validation, 15, 35, ... for
     testing, each whole. The same on every machine with one version of Python; from version to version a few files change.
+    Tabs become blanks: Debian's and Ubuntu's gettext.py has one.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     names = sorted(n for n in sys.stdlib_module_names if not n.startswith("_") and (folder / f"{n}.py").is_file())
     documents = [(f"{name}.py", (folder / f"{name}.py").read_bytes()) for name in names]
-    documents = [(name, code.decode()) for name, code in documents if code.isascii() and code.strip()]
+    documents = [(name, code.decode().expandtabs()) for name, code in documents if code.isascii() and code.strip()]
     if len(documents) < 50:
         raise InputError(f"{folder}: the standard library's source is not here; use config.data.source='files'")
     parts: dict[str, list] = {"train": [], "validation": [], "test": []}

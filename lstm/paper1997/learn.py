@@ -56,7 +56,8 @@ def slope(f, x: Array) -> Array:
 
 
 def truncated(net: Net, params: Params, sequence: Sequence, *, chunk: int = 64) -> tuple[Params, Outcome]:
-    """The truncated gradient of half the squared error, summed over outputs and judged steps; and the outcome.
+    """The truncated gradient of half the squared error (or the cross-entropy), summed over outputs and judged steps; and the
+    outcome.
 
     chunk: steps, at most, whose traces are added up at once: memory goes by it and not by the length. The result does not.
     """
@@ -117,7 +118,7 @@ def advance(net: Net, params: Params, before: Before, x: Array, target: Array, j
     to_output = nets.to_outputs(net, params, y, x)
     said = lambda x: nets.f(net, x)
     error = jnp.where(judged[:, None], said(to_output) - target, 0.0)
-    delta = error * slope(said, to_output)  # of an output unit
+    delta = error if net.cross_entropy else error * slope(said, to_output)  # of an output unit
     cells = net.blocks * net.cells
     back = (delta @ params["output"][:, :cells]).reshape(-1, net.blocks, net.cells)
 
@@ -175,14 +176,15 @@ def by_inputs(rows: Float[Array, "t n"], x: Array, inputs: int) -> Float[Array, 
 
 
 def forward(net: Net, params: Params, x: Array, *, cut: bool = False) -> Float[Array, "t k"]:
-    """Outputs at each step. cut: what hidden units said takes no part in derivatives where hidden units hear it: the truncation."""
+    """What the output units get at each step; `nets.f` makes outputs of it. cut: what hidden units said takes no part in
+    derivatives where hidden units hear it: the truncation."""
 
     def step(state: State, driven: Array) -> tuple[State, Array]:
         new, _ = nets.step(net, params, state._replace(y=jax.lax.stop_gradient(state.y)) if cut else state, driven)
         return new, new.y
 
     _, y = jax.lax.scan(step, nets.initial(net), nets.drive(net, params, x), unroll=8)
-    return nets.f(net, nets.to_outputs(net, params, y, x))
+    return nets.to_outputs(net, params, y, x)
 
 
 def squared(y: Float[Array, "t k"], sequence: Sequence) -> tuple[Float[Array, ""], Outcome]:
@@ -193,6 +195,14 @@ def squared(y: Float[Array, "t k"], sequence: Sequence) -> tuple[Float[Array, ""
 
 def exact(net: Net, params: Params, sequence: Sequence, *, cut: bool = False) -> tuple[Params, Outcome]:
     """The gradient by back-propagation through all steps, which are kept; without truncation, or with it (cut)."""
-    loss = lambda params: squared(forward(net, params, sequence.x, cut=cut), sequence)
+
+    def loss(params: Params) -> tuple[Array, Outcome]:
+        got = forward(net, params, sequence.x, cut=cut)
+        half, outcome = squared(nets.f(net, got), sequence)
+        if not net.cross_entropy:
+            return half, outcome
+        each = jax.nn.softplus(got) - sequence.target * got
+        return jnp.where(sequence.judged[:, None], each, 0.0).sum(), outcome
+
     gradient, outcome = jax.grad(loss, has_aux=True)(params)
     return jax.tree.map(jnp.multiply, gradient, nets.exists(net)), outcome

@@ -42,7 +42,7 @@ def by_exact(row: Row, params: Params, sequence: Sequence) -> tuple[Params, Outc
 
 
 def answer(row: Row, params: Params, sequence: Sequence) -> Float[Array, "t k"]:
-    return rules.forward(row.net, params, sequence.x)
+    return nets.f(row.net, rules.forward(row.net, params, sequence.x))
 
 
 def numbers(row: Row, x: Array) -> Float[Array, "*t i"]:

@@ -17,7 +17,8 @@ Params = dict[str, Array]
 
 class Net(NamedTuple):
     """Sizes and connections. cells: of a block. biased: which hidden units have a bias, of 'in', 'out' (gates) and 'cell'.
-    output_bias: whether the output units do. linear: outputs are what output units get, not its sigmoid.
+    output_bias: whether the output units do. linear: outputs are what output units get, not its sigmoid. cross_entropy: that
+    is what is made smaller, and not the squared error: the error of what an output unit gets is y - target, without f'.
 
     layered: the net of experiments 2a and 2b: one layer above another, each fed by all below it, so that hidden units see
     the inputs alone and outputs see inputs and cells; no output gate; g in [0, 1], h the identity.
@@ -30,6 +31,7 @@ class Net(NamedTuple):
     biased: tuple[str, ...] = ()
     output_bias: bool = False
     linear: bool = False
+    cross_entropy: bool = False
     layered: bool = False
 
 

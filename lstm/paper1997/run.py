@@ -81,16 +81,12 @@ def start(row: Row, learner: Learner, seed: int, numbers: Int[np.ndarray, " n"])
 
 def string_sets(criterion: Legal, seed: int, numbers: Int[np.ndarray, " n"]) -> tuple[Strings, Strings]:
     """(training sets, test sets) of the trials."""
-    made = [tasks.reber_strings((seed, each), 2 * criterion.strings) for each in range(criterion.sets)]
-    steps = max(strings.x.shape[1] for strings in made)
-    padded = [
-        Strings(*(jnp.pad(a, ((0, 0), (0, steps - a.shape[1]), (0, 0))) for a in some[:3]), some.length)
-        for some in made
-    ]
+    made = [tasks.reber_strings((seed, each), criterion.strings) for each in range(criterion.sets)]
+    steps = max(strings.x.shape[1] for pair in made for strings in pair)
+    longer = lambda a: jnp.pad(a, ((0, 0), (0, steps - a.shape[1]), (0, 0)))
+    padded = [tuple(Strings(*map(longer, strings[:3]), strings.length) for strings in pair) for pair in made]
     of_trial = lambda *arrays: jnp.stack([arrays[number % criterion.sets] for number in numbers])
-    whole = jax.tree.map(of_trial, *padded)
-    half = lambda first: jax.tree.map(lambda a: a[:, first : first + criterion.strings], whole)
-    return half(0), half(criterion.strings)
+    return jax.tree.map(of_trial, *padded)
 
 
 # Training -----------------------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def long_lag(experiment: str, **paper: float) -> Row:
         experiment,
         100,
         "",
-        net=Net(101, 101, 1, 1, layered=True),
+        net=Net(101, 101, 1, 1, layered=True, cross_entropy=True),
         example=partial(tasks.long_lag, p=100, regular=experiment == "2a"),
         rate=1.0,
         scale=0.2,

@@ -67,19 +67,28 @@ class Strings(NamedTuple):
     length: Int[Array, " n"]
 
 
-def reber_strings(seed: tuple[int, ...], count: int) -> Strings:
-    """`count` different strings, as drawn from the grammar (each arrow of a node equally likely)."""
-    rng, found = np.random.default_rng(seed), {}
-    while len(found) < count:
+def reber_strings(seed: tuple[int, ...], count: int) -> tuple[Strings, Strings]:
+    """(training set, test set) of `count` strings each, drawn from the grammar, each arrow of a node equally likely. Strings may be
+    there more than once, but none is in both sets."""
+    rng = np.random.default_rng(seed)
+    training = [reber_string(rng) for _ in range(count)]
+    known, test = {text for text, _ in training}, []
+    while len(test) < count:
         text, legal = reber_string(rng)
-        found[text] = legal
-    steps = max(map(len, found)) - 1
-    x, following, legals = (np.zeros((count, steps, len(REBER)), np.float32) for _ in range(3))
-    for row, (text, legal) in enumerate(found.items()):
+        if text not in known:
+            test.append((text, legal))
+    steps = max(len(text) for text, _ in training + test) - 1
+    return coded(training, steps), coded(test, steps)
+
+
+def coded(strings: list[tuple[str, list[str]]], steps: int) -> Strings:
+    """(text, symbols that may follow each of its own but the last), as arrays of `steps` steps."""
+    x, following, legals = (np.zeros((len(strings), steps, len(REBER)), np.float32) for _ in range(3))
+    for row, (text, legal) in enumerate(strings):
         for t, (symbol, after, allowed) in enumerate(zip(text, text[1:], legal, strict=False)):
             x[row, t, REBER.index(symbol)] = following[row, t, REBER.index(after)] = 1
             legals[row, t, [REBER.index(each) for each in allowed]] = 1
-    lengths = np.array([len(text) - 1 for text in found], np.int32)
+    lengths = np.array([len(text) - 1 for text, _ in strings], np.int32)
     return Strings(jnp.array(x), jnp.array(following), jnp.array(legals, bool), jnp.array(lengths))
 
 
@@ -95,15 +104,18 @@ def reber(key: Array, strings: Strings) -> Example:
 
 
 def long_lag(key: Array, p: int, regular: bool) -> Example:
-    """2a (regular), 2b: (y, a1, ..., a(p-1), y) or (x, ..., x), of 2b with a's drawn at random; each next symbol is to be said.
+    """2a (regular), 2b: (y, a1, ..., a(p-1), y) or (x, ..., x), of 2b with a's drawn at random. Symbols 0 to p - 2 are the a's;
+    p - 1 is x, p is y.
 
-    Symbols 0 to p - 2 are the a's; p - 1 is x, p is y.
+    Of 2a each next symbol is to be said, of 2b the last: docs/paper1997.md shows that the paper's net cannot do both.
     """
     which, middle = jax.random.split(key)
     end = p - 1 + jax.random.bernoulli(which).astype(jnp.int32)
     between_them = jnp.arange(p - 1) if regular else jax.random.randint(middle, (p - 1,), 0, p - 1)
     symbols = jnp.concatenate([end[None], between_them, end[None]])
     target = jax.nn.one_hot(symbols[1:], p + 1)
+    if not regular:
+        return at_end(symbols[:-1], jnp.array(p), target[-1])
     return Example(Sequence(symbols[:-1], target, jnp.ones(p, bool), jnp.array(p)), target[-1])
 
 
