@@ -8,6 +8,7 @@ from experiments import launch
 
 # isort: split
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,6 @@ from lstm.paper1997.learners import LEARNERS
 from lstm.paper1997.run import TESTED, Trials
 from lstm.paper1997.tables import ROWS, Row
 
-GROUPS = 2  # of trials, each in a thread of its own; never by the machine: sums of other shapes may round otherwise
 SECONDS = 3.0  # between two looks at how far it is
 
 
@@ -78,66 +78,64 @@ def chosen(flags: argparse.Namespace) -> list[Row]:
 def run_row(row: Row, flags: argparse.Namespace, argv: Sequence[str], signals: Signals) -> list[dict[str, Any]] | None:
     """Runs a row to its end, and writes it; None where a signal came first."""
     learner, limit = LEARNERS[flags.learner], flags.limit or row.limit
-    numbers = np.arange(flags.trials or row.trials)
-    groups = [run.start(row, learner, flags.seed, numbers[i::GROUPS]) for i in range(GROUPS) if len(numbers) > i]
+    # Each trial is a program of its own, the same for all: on CPUs no slower than all in one, it uses all cores, and what it
+    # rounds does not go by who runs beside it.
+    groups = [run.start(row, learner, flags.seed, np.array([i])) for i in range(flags.trials or row.trials)]
     state = flags.json.with_name(f"{flags.json.name}.state.npz") if flags.json else None
-    key = f"{name_of(row)}, {flags.learner}, seed {flags.seed}, {len(numbers)} trials"
+    key = f"{name_of(row)}, {flags.learner}, seed {flags.seed}, {len(groups)} trials"
     groups, before = restored(state, key, groups)
     advance = jax.jit(partial(run.advance, row, learner), donate_argnums=0)
     finish = jax.jit(partial(run.finished, row, learner))
-    begin, rounds, told, turn = time.monotonic(), 1, [], 1.0
-    with ThreadPoolExecutor(GROUPS) as pool:
+    begin, rounds, results = time.monotonic(), 1, {}
+    with ThreadPoolExecutor(cores()) as pool:
         while True:
             at, rest = time.monotonic(), limit - max(int(group.count) for group in groups)
             rounds = max(1, min(rounds, -(-rest // run.per_round(row))))  # or where a trial fails would go by the clock
-            go = lambda group, rounds=rounds: jax.block_until_ready(advance(group, rounds))
-            groups = list(pool.map(lambda group, go=go: go(group) if busy(group) else group, groups))
+            go = lambda group, rounds=rounds: jax.block_until_ready(advance(group, rounds)) if busy(group) else group
+            groups = list(pool.map(go, groups))
             turn = time.monotonic() - at
             count = max(int(group.count) for group in groups)
-            over = count >= limit
-            now = [outcomes(row, group, numbers[i::GROUPS], finish, over) for i, group in enumerate(groups)]
-            now = sorted((trial for some in now for trial in some), key=lambda trial: trial["trial"])
+            ended = [i for i, group in enumerate(groups) if i not in results and (count >= limit or not busy(group))]
+            tested = pool.map(lambda i, groups=groups: finish(groups[i]), ended)
+            results |= {i: outcome(i, groups[i], test) for i, test in zip(ended, tested, strict=True)}
+            trials = [results[i] for i in sorted(results)]
             minutes = before + (time.monotonic() - begin) / 60
-            solved = sum(trial["solved"] for trial in now)
+            solved = sum(trial["solved"] for trial in trials)
             print(f"{key}: {count:,} sequences, {solved} solved, {minutes:.1f} minutes", flush=True)
             if flags.json:
                 save(state, key, groups, minutes)
-                if now != told:
-                    write(flags.json, row, flags, argv, now, minutes, limit)
-            told = now
-            if len(now) == len(numbers):
+                if ended:
+                    write(flags.json, row, flags, argv, trials, minutes, limit)
+            if len(trials) == len(groups):
                 break
             if signals.stop_now():
                 return None
             rounds = max(1, round(rounds * min(SECONDS / max(turn, 1e-3), 4.0)))
     if state:
         state.unlink()
-    return told
+    return trials
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def passed_of(group: Trials) -> list[int]:
+    """Of the one trial of a group."""
+    return [int(each) for each in group.trials.passed[0]]
 
 
 def busy(group: Trials) -> bool:
-    return bool((passed_of(group)[:, -1] == 0).any())
+    return passed_of(group)[-1] == 0
 
 
-def passed_of(group: Trials) -> np.ndarray:
-    return np.asarray(group.trials.passed)
-
-
-def outcomes(row: Row, group: Trials, numbers: np.ndarray, finish: Any, over: bool) -> list[dict[str, Any]]:
-    """What became of the trials that are done; over: of all."""
-    passed = passed_of(group)
-    done = passed[:, -1] > 0
-    if not (done.any() or over):
-        return []
-    wrong, mse = jax.device_get(finish(group))
-    found = []
-    for place in np.flatnonzero(done | over):
-        trial = {"trial": int(numbers[place]), "solved": bool(done[place])}
-        trial["sequences"] = int(passed[place, -1]) if done[place] else int(group.count)
-        if passed.shape[1] > 1:
-            trial["stages"] = [int(each) for each in passed[place]]
-        found.append(trial | {"wrong": int(wrong[place]), "mse": float(mse[place])})
-    return found
+def outcome(number: int, group: Trials, tested: tuple[jax.Array, jax.Array]) -> dict[str, Any]:
+    """What became of a trial."""
+    passed, (wrong, mse) = passed_of(group), tested
+    trial = {"trial": number, "solved": not busy(group), "sequences": passed[-1] or int(group.count)}
+    if len(passed) > 1:
+        trial["stages"] = passed
+    return trial | {"wrong": int(wrong[0]), "mse": float(mse[0])}
 
 
 def name_of(row: Row) -> str:

@@ -131,7 +131,7 @@ def look(row: Row, learner: Learner, now: Trials) -> Trials:
         return now
     asked = trials.passed[:, -1] == 0
     if isinstance(criterion, Tested):
-        asked &= ~criterion.looked_at | (trials.worst.max(1) <= criterion.tolerance)
+        asked &= (trials.worst > criterion.tolerance).sum(1) <= criterion.unless
 
     def tested() -> Bool[Array, "n stages"]:
         if isinstance(criterion, Legal):
