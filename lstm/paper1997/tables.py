@@ -117,7 +117,7 @@ def very_long_lag(q: int, p: int, sequences: int) -> Row:
         example=partial(tasks.very_long_lag, q=q, p=p),
         rate=0.01,
         scale=0.2,
-        criterion=Tested(0.2, 10_000, unless=0),
+        criterion=Tested(0.2, 10_000, unless=0, every=500),
         trials=20,
         limit=5_000_000,
         paper={"sequences": sequences, "solved": 1.0},
