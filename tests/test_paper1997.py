@@ -157,6 +157,16 @@ def test_forward_sensitivities_are_back_propagation_where_one_step_is_judged():
     np.testing.assert_allclose(found[1].y, bptt[1].y, atol=1e-6)
 
 
+def test_deaf_units_never_hear_each_other():
+    row = row_of("4")
+    learner = LEARNERS["lstm_deaf"]
+    before = learner.init(KEY, row)
+    after, _ = learner.learn(row, before, example_of(row).sequence)
+    heard = slice(row.net.inputs, row.net.inputs + net.hidden_units(row.net))
+    assert all((params["hidden"][:, heard] == 0).all() for params in (before, after))
+    assert (after["hidden"] != before["hidden"])[:, :2].any()
+
+
 @pytest.mark.parametrize("learner", list(LEARNERS))
 def test_each_learner_learns(learner):
     """The class of a sequence of three steps, which are 1 or -1."""

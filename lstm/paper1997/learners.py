@@ -45,6 +45,11 @@ def answer(row: Row, params: Params, sequence: Sequence) -> Float[Array, "t k"]:
     return nets.f(row.net, rules.forward(row.net, params, sequence.x))
 
 
+def deaf(row: Row) -> Row:
+    """The row with a net whose hidden units do not hear each other."""
+    return row._replace(net=row.net._replace(deaf=True))
+
+
 def numbers(row: Row, x: Array) -> Float[Array, "*t i"]:
     """Inputs as they stand; of symbols a 1 for each."""
     return jax.nn.one_hot(x, row.net.inputs) if jnp.issubdtype(x.dtype, jnp.integer) else x
@@ -143,6 +148,11 @@ def by_adam(row: Row, state: Params, sequence: Sequence) -> tuple[Params, Outcom
 LEARNERS = {
     "lstm": Learner(init, by_truncated, answer),
     "lstm_exact": Learner(init, by_exact, answer),
+    "lstm_deaf": Learner(
+        lambda key, row: init(key, deaf(row)),
+        lambda row, params, sequence: by_truncated(deaf(row), params, sequence),
+        answer,
+    ),
     "rnn_bptt": Learner(rnn_init, by_bptt, rnn_answer),
     "rnn_rtrl": Learner(rnn_init, by_rtrl, rnn_answer),
     "modern": Learner(modern_init, by_adam, lambda row, state, s: modern_outputs(row, state["params"], s.x)),
