@@ -299,39 +299,43 @@ def feed() -> str:
     return markdown(head, rows)
 
 
-def paper1997() -> str:
-    """What the paper of 1997 needed, and this code, for each row of its tables that has been run."""
+def paper1997(others: bool = False) -> str:
+    """What the paper of 1997 needed, and this code, for each row of its tables that has been run; others: by other learners."""
     rows = []
     for path in (RESULTS / "paper1997").glob("*.json"):
         result = json.loads(path.read_text())
-        solved = [trial["sequences"] for trial in result["trials"] if trial["solved"]]
-        paper = result["paper"]["sequences"]
-        theirs = " / ".join(f"{n:,.0f}" for n in (paper if isinstance(paper, list) else [paper]))
-        ours = f"{statistics.mean(solved):,.0f} ({min(solved):,} to {max(solved):,})" if solved else "none"
-        wrong = [str(trial["wrong"]) for trial in result["trials"]]
+        learner = result["config"]["learner"]
+        if (learner != "lstm") != others:
+            continue
+        trials, paper = result["trials"], result["paper"]["sequences"]
+        # The stages of the criterion: of experiments 3a and 3b two, ST1 and ST2.
+        theirs = paper if isinstance(paper, list) else [paper]
+        stages = [trial.get("stages", [trial["sequences"]]) for trial in trials if trial["solved"]]
+        means = " / ".join(f"{statistics.mean(each):,.0f}" for each in zip(*stages, strict=True))
+        last = [each[-1] for each in stages]
+        wrong = [trial["wrong"] for trial in trials if trial["solved"]]
         what = f"{result['experiment']}, lag {result['lag']}" + (f", {result['variant']}" if result["variant"] else "")
-        share = f"{len(solved)} of {len(wrong)}"
         cells = [
-            what,
-            theirs,
-            ours,
+            *([learner] if others else []),
+            " / ".join(f"{n:,.0f}" for n in theirs),
+            f"{means} ({min(last):,} to {max(last):,})" if last else f"none by {result['config']['limit']:,}",
             f"{result['paper']['solved']:.0%}",
-            share,
-            ", ".join(wrong),
+            f"{len(last)} of {len(trials)}",
+            f"{statistics.mean(wrong):.1f} ({max(wrong)})" if wrong else "",
             f"{result['minutes']:.1f}",
         ]
-        rows.append((result["table"], *cells))
+        rows.append((result["table"], result["lag"], what, *cells))
     head = [
         "table",
         "experiment",
+        *(["learner"] if others else []),
         "paper: sequences",
         "here",
         "paper: solved",
         "here",
-        "wrong of 2,560 (table 1: of 256), each trial",
-        "minutes",
     ]
-    return markdown(head, [list(map(str, row)) for row in sorted(rows)])
+    head += ["wrong, mean (most)", "minutes"]
+    return markdown(head, [[str(table), *cells] for table, _, *cells in sorted(rows)])
 
 
 TABLES = {
@@ -354,6 +358,7 @@ TABLES = {
     "jobs_walk": walk,
     "feed": feed,
     "paper1997": paper1997,
+    "paper1997_others": lambda: paper1997(others=True),
     "scale": scale,
     "overhead": overhead,
     "together": lambda: bench_rows(["bench_together"], ["one after another"]),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from experiments import paper1997
+from experiments import paper1997, paper1997_figure
+from experiments import results as tables
 from lstm.paper1997 import learn, net, run, tasks
 from lstm.paper1997.learn import Outcome
 from lstm.paper1997.learners import LEARNERS
@@ -393,3 +394,21 @@ def test_rows_are_shown_and_unknown_ones_refused(capsys):
         paper1997.main(["--experiment", "7"])
     with pytest.raises(InputError, match="a.json: of one row; these are 3"):
         paper1997.main(["--experiment", "4", "--json", "a.json"])
+
+
+def test_tables_and_figure_are_made_of_what_was_recorded(tmp_path, monkeypatch):
+    trials = [{"trial": 0, "solved": True, "sequences": 30, "stages": [10, 30], "wrong": 2, "mse": 0.1}]
+    trials.append({"trial": 1, "solved": False, "sequences": 50, "stages": [20, 0], "wrong": 9, "mse": 0.3})
+    result = {"experiment": "3a", "lag": 100, "variant": "N = 1", "table": 4, "minutes": 2.0, "trials": trials}
+    result["paper"] = {"sequences": [11, 29], "solved": 1.0}
+    (tmp_path / "paper1997").mkdir()
+    for learner in ("lstm", "modern"):
+        whole = result | {"config": {"learner": learner, "limit": 50}}
+        (tmp_path / "paper1997" / f"{learner}.json").write_text(json.dumps(whole))
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    monkeypatch.setattr(paper1997_figure, "RESULTS", tmp_path)
+    ours, others = tables.paper1997(), tables.paper1997(others=True)
+    assert "| 4 | 3a, lag 100, N = 1 | 11 / 29 | 10 / 30 (30 to 30) | 100% | 1 of 2 | 2.0 (2) | 2.0 |" in ours
+    assert "modern" in others and "modern" not in ours
+    assert paper1997_figure.main([str(tmp_path / "a.png")]) == 0
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.png"]
