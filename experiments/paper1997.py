@@ -84,14 +84,15 @@ def run_row(row: Row, flags: argparse.Namespace, argv: Sequence[str], signals: S
     state = flags.json.with_name(f"{flags.json.name}.state.npz") if flags.json else None
     key = f"{name_of(row)}, {flags.learner}, seed {flags.seed}, {len(groups)} trials"
     groups, before = restored(state, key, groups)
-    advance = jax.jit(partial(run.advance, row, learner), donate_argnums=0)
-    finish = jax.jit(partial(run.finished, row, learner))
+    # Compiled here, or each thread would.
+    advance = jax.jit(partial(run.advance, row, learner), donate_argnums=0).lower(groups[0], np.int32(1)).compile()
+    finish = jax.jit(partial(run.finished, row, learner)).lower(groups[0]).compile()
     begin, rounds, results = time.monotonic(), 1, {}
     with ThreadPoolExecutor(cores()) as pool:
         while True:
             at, rest = time.monotonic(), limit - max(int(group.count) for group in groups)
             rounds = max(1, min(rounds, -(-rest // run.per_round(row))))  # or where a trial fails would go by the clock
-            go = lambda group, rounds=rounds: jax.block_until_ready(advance(group, rounds)) if busy(group) else group
+            go = lambda group, n=np.int32(rounds): jax.block_until_ready(advance(group, n)) if busy(group) else group
             groups = list(pool.map(go, groups))
             turn = time.monotonic() - at
             count = max(int(group.count) for group in groups)
