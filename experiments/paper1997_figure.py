@@ -31,7 +31,8 @@ def main(argv: list[str]) -> int:
     for ax, (title, experiments) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         draw(ax, [r for r in results if r["experiment"] in experiments and r["config"]["learner"] in MARKS])
         ax.set(title=title, xlabel="lag (steps)", ylabel="sequences of training", xscale="log", yscale="log")
-    figure.axes[0].legend(fontsize=8)
+    named = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named, loc="outside lower center", ncols=len(named), fontsize=9, frameon=False)
     aside = flags.file.with_name(f".{flags.file.name}")
     figure.savefig(aside, dpi=130, format=flags.file.suffix.removeprefix("."))
     aside.replace(flags.file)
