@@ -29,6 +29,11 @@ PACKAGES = (
 )
 
 
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> dict[str, Any]:
     """Processor, cores that this process may use, memory in GB, accelerators, system."""
     model = platform.processor() or platform.machine()
@@ -38,12 +43,11 @@ def machine() -> dict[str, Any]:
             line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
         ]
         model = names[0] if names else model
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9 if hasattr(os, "sysconf") else None
     accelerators = [d.device_kind for d in jax.devices() if d.platform != "cpu"]
     return {
         "processor": model,
-        "cores": cores,
+        "cores": cores(),
         "memory_gb": round(memory, 1) if memory else None,
         "accelerators": accelerators,
         "system": f"{platform.system()} {platform.machine()}",

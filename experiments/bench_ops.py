@@ -1,6 +1,5 @@
 """bench unet_ops: the layers of unet/ops.py beside nn.ConvTranspose, nn.max_pool and nn.Conv, forward + backward."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from common.record import cores
 from unet import ops
 from unet.ops import compiler_options
 
@@ -73,7 +73,7 @@ def row(
         "seconds": float(np.median(times)),
         "fastest": min(times),
         "compile_seconds": compile_seconds,
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": cores(),
         **more,
     }
 

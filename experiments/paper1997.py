@@ -8,7 +8,6 @@ from experiments import launch
 
 # isort: split
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from rich.table import Table
 
 from common.errors import STOPPED, InputError
 from common.processes import Signals
-from common.record import write_result
+from common.record import cores, write_result
 from experiments.arguments import parser
 from lstm.paper1997 import net as nets
 from lstm.paper1997 import run
@@ -115,10 +114,6 @@ def run_row(row: Row, flags: argparse.Namespace, argv: Sequence[str], signals: S
     if state:
         state.unlink()
     return trials
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def passed_of(group: Trials) -> list[int]:

@@ -325,16 +325,8 @@ def paper1997(others: bool = False) -> str:
             f"{result['minutes']:.1f}",
         ]
         rows.append((result["table"], result["lag"], what, *cells))
-    head = [
-        "table",
-        "experiment",
-        *(["learner"] if others else []),
-        "paper: sequences",
-        "here",
-        "paper: solved",
-        "here",
-    ]
-    head += ["wrong, mean (most)", "minutes"]
+    head = ["table", "experiment"] + ["learner"] * others
+    head += ["paper: sequences", "here", "paper: solved", "here", "wrong, mean (most)", "minutes"]
     return markdown(head, [[str(table), *cells] for table, _, *cells in sorted(rows)])
 
 

@@ -1,7 +1,7 @@
-"""Trials of the experiments of 1997: all trials of a row in one compiled program, until the paper's own criterion is met.
+"""Trials of the experiments of 1997: one or several in a compiled program, until the paper's own criterion is met.
 
 A trial is a function of (seed, its number): which other trials run beside it, and after how many sequences the program is stopped
-and started again, changes nothing. Trials that are done rest while others go on.
+and started again, changes nothing but how sums are rounded. Trials that are done rest while others go on.
 """
 
 from collections.abc import Callable
