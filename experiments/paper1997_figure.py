@@ -19,7 +19,7 @@ from experiments.results import RESULTS
 
 PANELS = {"adding (4)": ("4",), "long lags, as many distractors (2c)": ("2c",), "two sequences (3a, 3b)": ("3a", "3b")}
 MARKS = {"paper": ("o", "black"), "lstm": ("s", "tab:blue"), "lstm_deaf": ("^", "tab:orange")}
-NAMES = {"paper": "the paper", "lstm": "here", "lstm_deaf": "here, hidden units that hear inputs alone"}
+NAMES = {"paper": "the paper", "lstm": "here", "lstm_deaf": "here, cells that hear inputs alone"}
 
 
 def main(argv: list[str]) -> int:

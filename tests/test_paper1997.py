@@ -158,14 +158,15 @@ def test_forward_sensitivities_are_back_propagation_where_one_step_is_judged():
     np.testing.assert_allclose(found[1].y, bptt[1].y, atol=1e-6)
 
 
-def test_deaf_units_never_hear_each_other():
+def test_deaf_cells_hear_the_inputs_alone_and_gates_hear_all():
     row = row_of("4")
     learner = LEARNERS["lstm_deaf"]
     before = learner.init(KEY, row)
     after, _ = learner.learn(row, before, example_of(row).sequence)
-    heard = slice(row.net.inputs, row.net.inputs + net.hidden_units(row.net))
-    assert all((params["hidden"][:, heard] == 0).all() for params in (before, after))
-    assert (after["hidden"] != before["hidden"])[:, :2].any()
+    cells = slice(-row.net.blocks * row.net.cells, None)
+    assert all((params["hidden"][cells, row.net.inputs :] == 0).all() for params in (before, after))
+    assert (after["hidden"] != before["hidden"])[cells, : row.net.inputs].any()
+    assert (after["hidden"] != before["hidden"])[: 2 * row.net.blocks].any(0).all()
 
 
 @pytest.mark.parametrize("learner", list(LEARNERS))

@@ -46,7 +46,7 @@ def answer(row: Row, params: Params, sequence: Sequence) -> Float[Array, "t k"]:
 
 
 def deaf(row: Row) -> Row:
-    """The row with a net whose hidden units do not hear each other."""
+    """The row with a net whose cells hear the inputs alone."""
     return row._replace(net=row.net._replace(deaf=True))
 
 

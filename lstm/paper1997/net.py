@@ -20,7 +20,7 @@ class Net(NamedTuple):
     output_bias: whether the output units do. linear: outputs are what output units get, not its sigmoid. cross_entropy: that
     is what is made smaller, and not the squared error: the error of what an output unit gets is y - target, without f'.
 
-    deaf: hidden units hear the inputs (and biases) alone, not each other: weights that the paper's net has are zero.
+    deaf: cells hear the inputs alone, no hidden unit and no bias: weights that the paper's net has are zero. Gates hear all.
 
     layered: the net of experiments 2a and 2b: one layer above another, each fed by all below it, so that hidden units see
     the inputs alone and outputs see inputs and cells; no output gate; g in [0, 1], h the identity.
@@ -98,15 +98,15 @@ def joined(units: Units) -> Float[Array, "*t h"]:
 
 
 def exists(net: Net) -> Params:
-    """1.0 for each weight that the net has, 0.0 for those that it lacks: biases of hidden units, and what deaf ones do not hear."""
+    """1.0 for each weight that the net has, 0.0 for those that it lacks: biases of hidden units, and what deaf cells do not hear."""
     hidden = jnp.ones((hidden_units(net), sources(net)))
-    if net.deaf:
-        hidden = hidden.at[:, net.inputs : net.inputs + hidden_units(net)].set(0.0)
     if net.biased:
         kinds = ("in",) if net.layered else ("in", "out")
         has = [kind in net.biased for kind in kinds for _ in range(net.blocks)]
         has += ["cell" in net.biased] * (net.blocks * net.cells)
         hidden = hidden.at[:, -1].set(jnp.array(has, jnp.float32))
+    if net.deaf:
+        hidden = hidden.at[-net.blocks * net.cells :, net.inputs :].set(0.0)
     return {"hidden": hidden, "output": jnp.ones((net.outputs, output_sources(net)))}
 
 
