@@ -8,6 +8,7 @@ from experiments import launch
 
 # isort: split
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,9 @@ def main(argv: list[str]) -> int:
     arguments.add_argument("--trials", type=int, default=0, help="default: as many as in the paper")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--learner", choices=list(LEARNERS), default="lstm")
-    arguments.add_argument("--limit", type=int, default=0, help="sequences after which a trial has failed")
+    arguments.add_argument(
+        "--limit", type=int, default=0, help="sequences after which a trial has failed, in whole looks"
+    )
     arguments.add_argument("--json", type=Path, metavar="FILE", help="write the result here; of one row")
     flags = arguments.parse_args(argv)
     rows = chosen(flags)
@@ -82,7 +85,8 @@ def run_row(row: Row, flags: argparse.Namespace, argv: Sequence[str], signals: S
     groups = [run.start(row, learner, flags.seed, np.array([i])) for i in range(flags.trials or row.trials)]
     state = flags.json.with_name(f"{flags.json.name}.state.npz") if flags.json else None
     key = f"{name_of(row)}, {flags.learner}, seed {flags.seed}, {len(groups)} trials"
-    groups, before = restored(state, key, groups)
+    settings = settings_of(row, flags.learner)
+    groups, before = restored(state, key, settings, groups)
     # Compiled here, or each thread would.
     advance = jax.jit(partial(run.advance, row, learner), donate_argnums=0).lower(groups[0], np.int32(1)).compile()
     finish = jax.jit(partial(run.finished, row, learner)).lower(groups[0]).compile()
@@ -103,9 +107,9 @@ def run_row(row: Row, flags: argparse.Namespace, argv: Sequence[str], signals: S
             solved = sum(trial["solved"] for trial in trials)
             print(f"{key}: {count:,} sequences, {solved} solved, {minutes:.1f} minutes", flush=True)
             if flags.json:
-                save(state, key, groups, minutes)
+                save(state, key, settings, groups, minutes)
                 if ended:
-                    write(flags.json, row, flags, argv, trials, minutes, limit)
+                    write(flags.json, row, settings | {"limit": limit}, flags.seed, argv, trials, minutes)
             if len(trials) == len(groups):
                 break
             if signals.stop_now():
@@ -134,6 +138,13 @@ def outcome(number: int, group: Trials, tested: tuple[jax.Array, jax.Array]) -> 
     return trial | {"wrong": int(wrong[0]), "mse": float(mse[0])}
 
 
+def settings_of(row: Row, learner: str) -> dict[str, Any]:
+    """What a record says of how a row was run."""
+    criterion = {"kind": type(row.criterion).__name__, **row.criterion._asdict()}
+    given = {name: getattr(row, name) for name in ("rate", "scale", "gate_in", "gate_out")}
+    return {"learner": learner, "net": LEARNERS[learner].net(row), **given, "criterion": criterion}
+
+
 def name_of(row: Row) -> str:
     return f"experiment {row.experiment}, lag {row.lag}" + (f", {row.variant}" if row.variant else "")
 
@@ -147,22 +158,24 @@ def as_arrays(groups: Sequence[Trials]) -> list[np.ndarray]:
     return [np.asarray(keys(leaf)) for group in groups for leaf in jax.tree.leaves((group.trials, group.count))]
 
 
-def save(path: Path, key: str, groups: Sequence[Trials], minutes: float) -> None:
+def save(path: Path, key: str, settings: dict[str, Any], groups: Sequence[Trials], minutes: float) -> None:
     aside = path.with_name(f".{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     with aside.open("wb") as file:
-        np.savez(file, *as_arrays(groups), key=np.array(key), minutes=minutes)
+        np.savez(file, *as_arrays(groups), key=key, settings=json.dumps(settings), minutes=minutes)
     aside.replace(path)
 
 
-def restored(path: Path | None, key: str, groups: list[Trials]) -> tuple[list[Trials], float]:
+def restored(path: Path | None, key: str, settings: dict[str, Any], groups: list[Trials]) -> tuple[list[Trials], float]:
     """Groups as they were saved, and the minutes that they took; as given where nothing was."""
     if path is None or not path.exists():
         return groups, 0.0
     with np.load(path, allow_pickle=False) as file:
         if str(file["key"]) != key:
             raise InputError(f"{path}: is of {file['key']}, not of {key}; name another --json, or remove it")
-        arrays = iter([file[f"arr_{i}"] for i in range(len(file.files) - 2)])
+        if str(file["settings"]) != json.dumps(settings):
+            raise InputError(f"{path}: is of other settings of {key}; name another --json, or remove it")
+        arrays = iter([file[f"arr_{i}"] for i in range(len(file.files) - 3)])
         minutes = float(file["minutes"])
 
     def back(leaf: jax.Array) -> jax.Array:
@@ -179,24 +192,21 @@ def restored(path: Path | None, key: str, groups: list[Trials]) -> tuple[list[Tr
 def write(
     path: Path,
     row: Row,
-    flags: argparse.Namespace,
+    config: dict[str, Any],
+    seed: int,
     argv: Sequence[str],
     trials: list[dict[str, Any]],
     minutes: float,
-    limit: int,
 ) -> None:
-    net = row.net._asdict() | {"weights": nets.weights(row.net)}
-    settings = {"rate": row.rate, "scale": row.scale, "gate_in": row.gate_in, "gate_out": row.gate_out}
-    criterion = {"kind": type(row.criterion).__name__, **row.criterion._asdict()}
     scores = {name: [trial[name] for trial in trials] for name in ("solved", "sequences", "wrong")}
     write_result(
         path,
         name=path.stem,
-        config={"learner": flags.learner, "net": net, **settings, "criterion": criterion, "limit": limit},
+        config=config,
         overrides=[],
         command=" ".join(["python -m experiments.paper1997", *argv]),
         minutes=minutes,
-        seeds=[flags.seed],
+        seeds=[seed],
         scores=scores,
         selected_on="nothing is selected",
         curve=[],

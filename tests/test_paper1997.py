@@ -242,6 +242,8 @@ def test_two_sequences():
     assert set(x[:, :3].ravel()) == {-1, 1} and (x[:, 0] == x[:, 2]).all() and abs(x[:, 3:].var() - 0.2) < 0.01
     np.testing.assert_array_equal(found.clean[:, 0], x[:, 0] == 1)
     assert (length.min(), length.max()) == (100, 110)
+    first = many(row_of("3c"))
+    np.testing.assert_allclose(first.clean[:, 0], np.where(first.sequence.x[:, 0, 0] == 1, 0.2, 0.8), rtol=1e-6)
     noisy, targets = many(row_of("3b")), many(row_of("3c"), 3000)
     signal = noisy.sequence.x[:, :3, 0] - np.where(noisy.clean == 1, 1, -1)
     assert abs(signal.var() - 0.2) < 0.03
@@ -252,15 +254,16 @@ def test_two_sequences():
 @pytest.mark.parametrize("product", [False, True])
 def test_marked_pairs(product):
     found = many(row_of("5" if product else "4"), 1000)
-    seen = 0
+    seen, least = 0, 100
     for x, clean, n in zip(found.sequence.x, found.clean, found.sequence.length, strict=True):
         a, b = sorted(np.flatnonzero(x[:, 1] == 1))
-        assert a < 10 and b < 49 and 100 <= n <= 110 and x[n - 1, 1] == -1
+        assert a < 10 and b < 50 and 100 <= n <= 110 and x[n - 1, 1] == -1
         assert x[0, 1] == (1 if a == 0 else -1) and (a > 0 or x[0, 0] == product)
         np.testing.assert_allclose(clean[0], x[a, 0] * x[b, 0] if product else 0.5 + (x[a, 0] + x[b, 0]) / 4, rtol=1e-6)
         assert x[:, 0].min() >= (0 if product else -1)
         seen += a == 0
-    assert 60 < seen < 180
+        least = min(least, 100 - 1 - b)
+    assert 60 < seen < 180 and least == 50  # table 10
 
 
 @pytest.mark.parametrize("experiment", ["6a", "6b"])
@@ -269,7 +272,7 @@ def test_temporal_order(experiment):
     for x, clean, n in zip(found.sequence.x, found.clean, found.sequence.length, strict=True):
         text = "".join(tasks.ORDER[i] for i in x.argmax(-1))[:n]
         marks = [(t, symbol) for t, symbol in enumerate(text) if symbol in "XY"]
-        places = tasks.PLACES[len(marks)]
+        places = [(9, 19), (49, 59)] if len(marks) == 2 else [(9, 19), (32, 42), (65, 75)]
         assert text[0] == "E" and text[-1] == "B" and set(text) <= set("EBXYabcd") and 100 <= n <= 110
         assert all(first <= t <= last for (t, _), (first, last) in zip(marks, places, strict=True))
         assert clean.argmax() == int("".join("01"["XY".index(symbol)] for _, symbol in marks), 2)
@@ -284,7 +287,8 @@ def scripted(row):
     """A learner whose answer is off by what SCRIPTED says, the last of it for ever."""
     at = lambda state: SCRIPTED[jnp.minimum(state, len(SCRIPTED) - 1)]
     learn_it = lambda row, state, s: (state + 1, Outcome(s.target[0] + at(state), at(state)))
-    return Learner(lambda key, row: jnp.zeros((), jnp.int32), learn_it, lambda row, state, s: s.target + at(state))
+    answer = lambda row, state, s: s.target + at(state)
+    return Learner(lambda key, row: jnp.zeros((), jnp.int32), learn_it, answer, lambda row: {})
 
 
 @pytest.mark.parametrize(
@@ -375,11 +379,14 @@ def test_a_stopped_command_goes_on(one_row, tmp_path, monkeypatch):
     assert (tmp_path / "a.json.state.npz").exists()
     with pytest.raises(InputError, match="a.json.state.npz: is of .* seed 0, 3 trials, not of .* seed 1"):
         paper1997.main([*words, str(tmp_path / "a.json"), "--seed", "1"])
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="a.json.state.npz: is of other settings of"):
+        patch.setattr(paper1997, "ROWS", (small(experiment="x", variant="small", rate=0.25),))
+        paper1997.main([*words, str(tmp_path / "a.json")])
     assert paper1997.main([*words, str(tmp_path / "a.json")]) == 0
     assert results(tmp_path / "a.json")["trials"] == results(tmp_path / "whole.json")["trials"]
 
 
-def test_a_trial_that_reaches_the_limit_has_failed(monkeypatch, tmp_path):
+def test_a_trial_that_reaches_the_limit_has_failed_at_the_next_look(monkeypatch, tmp_path):
     words = ["--experiment", "x", "--trials", "2", "--limit", "50", "--json", str(tmp_path / "a.json")]
     monkeypatch.setattr(paper1997, "ROWS", (small(experiment="x", criterion=Recent(-1.0)),))
     assert paper1997.main(words) == 0

@@ -24,6 +24,10 @@ def init(key: Array, row: Row) -> Params:
     return nets.init(key, row.net, scale=row.scale, gate_in=row.gate_in, gate_out=row.gate_out)
 
 
+def paper_net(row: Row) -> dict[str, Any]:
+    return row.net._asdict() | {"weights": nets.weights(row.net)}
+
+
 def descend(row: Row, params: Params, gradient: Params) -> Params:
     """Plain gradient descent, once a sequence."""
     return jax.tree.map(lambda w, d: w - row.rate * d, params, gradient)
@@ -60,7 +64,8 @@ def numbers(row: Row, x: Array) -> Float[Array, "*t i"]:
 
 
 def rnn_init(key: Array, row: Row) -> Params:
-    """Fully recurrent sigmoid units, as many as the net of memory cells has hidden units, and outputs that see them; with biases."""
+    """Fully recurrent sigmoid units, as many as the net of memory cells has hidden units, and outputs that see them; with biases.
+    (The net of the paper's table 2 has one unit, and outputs that see the inputs, too.)"""
     hidden = nets.hidden_units(row.net)
     shapes = {"hidden": (hidden, row.net.inputs + hidden + 1), "output": (row.net.outputs, hidden + 1)}
     keys = jax.random.split(key)
@@ -68,6 +73,14 @@ def rnn_init(key: Array, row: Row) -> Params:
         name: jax.random.uniform(kind, shape, minval=-row.scale, maxval=row.scale)
         for kind, (name, shape) in zip(keys, shapes.items(), strict=True)
     }
+
+
+def rnn_net(row: Row) -> dict[str, Any]:
+    return {"hidden": nets.hidden_units(row.net), "weights": size(jax.eval_shape(rnn_init, jax.random.key(0), row))}
+
+
+def size(params: Params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def rnn_step(
@@ -118,7 +131,8 @@ def by_rtrl(row: Row, params: Params, sequence: Sequence) -> tuple[Params, Outco
 
 # The LSTM of today --------------------------------------------------------------------------------------------------------------
 
-ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+RATE = 1e-3
+ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(RATE))
 
 
 def modern_cell(row: Row) -> cells.LSTM:
@@ -140,6 +154,11 @@ def modern_init(key: Array, row: Row) -> Params:
     return {"params": params, "adam": ADAM.init(params)}
 
 
+def modern_net(row: Row) -> dict[str, Any]:
+    weights = size(jax.eval_shape(modern_init, jax.random.key(0), row)["params"])
+    return {"hidden": nets.hidden_units(row.net), "forget_bias": math.log(row.lag), "adam": RATE, "weights": weights}
+
+
 def modern_outputs(row: Row, params: Params, x: Array) -> Float[Array, "t k"]:
     cell = modern_cell(row)
     h, _ = recurrence.recurrence(cell, params["cell"], numbers(row, x)[None], implementation="hoisted")
@@ -154,14 +173,17 @@ def by_adam(row: Row, state: Params, sequence: Sequence) -> tuple[Params, Outcom
 
 
 LEARNERS = {
-    "lstm": Learner(init, by_truncated, answer),
-    "lstm_exact": Learner(init, by_exact, answer),
+    "lstm": Learner(init, by_truncated, answer, paper_net),
+    "lstm_exact": Learner(init, by_exact, answer, paper_net),
     "lstm_deaf": Learner(
         lambda key, row: init(key, deaf(row)),
         lambda row, params, sequence: by_truncated(deaf(row), params, sequence),
         answer,
+        lambda row: paper_net(deaf(row)),
     ),
-    "rnn_bptt": Learner(rnn_init, by_bptt, rnn_answer),
-    "rnn_rtrl": Learner(rnn_init, by_rtrl, rnn_answer),
-    "modern": Learner(modern_init, by_adam, lambda row, state, s: modern_outputs(row, state["params"], s.x)),
+    "rnn_bptt": Learner(rnn_init, by_bptt, rnn_answer, rnn_net),
+    "rnn_rtrl": Learner(rnn_init, by_rtrl, rnn_answer, rnn_net),
+    "modern": Learner(
+        modern_init, by_adam, lambda row, state, s: modern_outputs(row, state["params"], s.x), modern_net
+    ),
 }

@@ -1,7 +1,8 @@
 """The net of Hochreiter & Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997: blocks of memory cells.
 
 The cells of a block share an input and an output gate. There is no forget gate: a cell keeps its state with weight 1.0. What
-cells, input gates and output gates said at the step before goes to all of them. All functions are of one sequence.
+cells, input gates and output gates said at the step before goes to all of them (but in nets that are `layered` or `deaf`). All
+functions are of one sequence.
 """
 
 from typing import NamedTuple
@@ -98,7 +99,7 @@ def joined(units: Units) -> Float[Array, "*t h"]:
 
 
 def exists(net: Net) -> Params:
-    """1.0 for each weight that the net has, 0.0 for those that it lacks: biases of hidden units, and what deaf cells do not hear."""
+    """1.0 for each weight that the net has, 0.0 for those that it lacks: biases of some units, and what deaf cells do not hear."""
     hidden = jnp.ones((hidden_units(net), sources(net)))
     if net.biased:
         kinds = ("in",) if net.layered else ("in", "out")

@@ -25,11 +25,12 @@ EVERY = 1000  # sequences of a round where the criterion has no say
 
 class Learner(NamedTuple):
     """How a trial learns. init(key, row) -> state; learn(row, state, sequence) -> (state, outcome before it); answer(row, state,
-    sequence) -> y [t, k], outputs at each step."""
+    sequence) -> y [t, k], outputs at each step; net(row) -> what a record says of the net."""
 
     init: Callable[[Array, Row], Any]
     learn: Callable[[Row, Any, Sequence], tuple[Any, Outcome]]
     answer: Callable[[Row, Any, Sequence], Float[Array, "t k"]]
+    net: Callable[[Row], dict[str, Any]]
 
 
 class Trial(NamedTuple):
