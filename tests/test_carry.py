@@ -309,6 +309,7 @@ def test_averaging_is_the_papers_loop(tmp_path, x64):
     np.testing.assert_allclose(found, scores, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_averaging_survives_a_kill_before_and_after_its_trigger(tmp_path):
     config, task = config_of(**AVERAGE, loop__save="3 steps"), make_task(jnp.float32)
     loop.train(config, task, tmp_path / "whole", quiet=True)

@@ -263,6 +263,7 @@ def test_refitted_on_both_parts_with_the_settings_of_one(log):
     np.testing.assert_array_equal(both, methods.learned(log, split, np.arange(1200, 1500), fixed, 3)[0])
 
 
+@pytest.mark.slow
 def test_a_made_log_is_learned_up_to_its_true_chances():
     made = list(made_jobs(1, users=8, jobs=3000))
     log = encoded(one.job for one in made)

@@ -462,6 +462,7 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_block(tmp_path, python):
     counts = (10_000, 80_000)
     paths = [tmp_path / f"{count}.swf" for count in counts]

@@ -66,6 +66,7 @@ def test_settings_are_chosen_and_named():
     assert "forest of pixels (a)" in names  # leaves of 500 pixels cannot tell as well
 
 
+@pytest.mark.slow
 def test_the_same_twice():
     assert baselines(crops_of("grain"), "test", ("a", "b"), **SMALL) == baselines(
         crops_of("grain"), "test", ("a", "b"), **SMALL

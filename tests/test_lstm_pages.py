@@ -88,6 +88,7 @@ def test_memory_rows():
     assert [row.label for row in plain] == ["h 0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 def test_memory_sections_of_any_language_model(cell):
     model = LanguageModel(7, embed=4, hidden=(6, 5), cell=cell)

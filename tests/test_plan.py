@@ -360,6 +360,7 @@ def test_rows_without_candidates_become_scores_and_tables(capsys):
     assert "0.25" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sixty_four_devices_from_the_command_line(tmp_path, python):
     path = tmp_path / "plan.json"
     words = ["--config", TEXT, "--devices", "64", "--config.data.batch_size=64", "--config.loop.duration=2 epochs"]

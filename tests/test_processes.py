@@ -101,6 +101,7 @@ def test_two_processes_equal_one_and_only_the_first_writes(tmp_path, one_process
     assert f"step {STEPS}/{STEPS}" in said[0] and "step" not in said[1]
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_named_and_the_rest_goes_on_alone(tmp_path, one_process):
     running = launch(words("lstm", tmp_path, STEPS), 2)
     wait_for(lambda: steps_of(tmp_path), running[0])
@@ -195,6 +196,7 @@ def test_more_processes_equal_one(tmp_path, x64, name, count, fsdp):
         assert a.manifest(small_configs.STEPS)["leaves"] == b.manifest(small_configs.STEPS)["leaves"]
 
 
+@pytest.mark.slow
 def test_a_time_limit_saves_and_goes_on(tmp_path, one_process):
     command = [sys.executable, *words("lstm", tmp_path, STEPS)]
     env = os.environ | {"JAX_ENABLE_X64": "1"}

@@ -54,6 +54,7 @@ def curve(workdir):
     return [{k: v for k, v in line.items() if k not in Clock.NAMES} for line in read_lines(workdir / "metrics.jsonl")]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_the_run_ends_the_same_bit_for_bit(tmp_path, python):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert finish(start(python, whole))[0] == 0
@@ -96,6 +97,7 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(tmp_path, pytho
     assert max(steps_of(tmp_path)) == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [8, 2, 1])
 def test_restored_onto_other_devices_the_curve_goes_on_the_same_in_float64(tmp_path, x64, devices):
     # Batch statistics and Adam amplify float32 rounding to 1e-3 within 50 steps: only float64 can show parity.

@@ -75,6 +75,7 @@ SLOW = ("2", "4", "fsdp 8", "pmap 4", "2 x 2 micro-batches", "fsdp 2 x space 2")
 slow = [pytest.param("unet", way, marks=pytest.mark.slow) for way in SLOW]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "way"), [*(("lstm", w) for w in WAYS if "space" not in w), ("unet", "8"), ("unet", "fsdp 2 of 4"), *slow]
 )
@@ -84,6 +85,7 @@ def test_the_same_curve_over_50_steps(x64, alone, name, way):
     same(found, alone(name, WAYS[way].get("accumulate", 1)))
 
 
+@pytest.mark.slow
 def test_float32_without_norms_over_30_steps():
     for name, config in (("unet", unet("none")), ("lstm", lstm())):
         config.model.dtype = "float32"

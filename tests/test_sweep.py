@@ -82,6 +82,7 @@ def table(workdir):
     return {row["run"]: row for row in csv.DictReader((workdir / "runs.csv").open())}
 
 
+@pytest.mark.slow
 def test_32_runs_8_of_them_killed_and_started_again_each_finish_once(tmp_path, files):
     path = files(f"grid({{'optimizer.learning_rate': {RATES}, 'seed': range(4)}})")
     workdir = tmp_path / "sweep"
