@@ -158,7 +158,7 @@ def pairs(lag: int, criterion: Recent, *, product: bool, **paper: float) -> Row:
         "5" if product else "4",
         lag,
         f"n = {criterion.wrong + 1}" if product else "",
-        net=Net(2, 1, 2, 2, biased=("in", "out", "cell"), output_bias=True, linear=not product),
+        net=Net(2, 1, 2, 2, ("in", "out", "cell"), output_bias=True, linear=not product, cross_entropy=product),
         example=partial(tasks.marked_pairs, lag=lag, product=product),
         rate=0.1 if product else 0.5,
         scale=0.1,
