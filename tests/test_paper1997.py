@@ -179,6 +179,19 @@ def test_each_learner_learns(learner):
     assert (now.trials.passed > 0).all()
 
 
+def test_a_record_says_how_many_weights_a_learner_has():
+    weights = {name: learner.net(row_of("4"))["weights"] for name, learner in LEARNERS.items()}
+    # Hidden units 8; cells 4, of which deaf ones do not hear 8 units and a bias; an LSTM has 4 x 8 units and 8 outputs.
+    assert weights == {
+        "lstm": 93,
+        "lstm_exact": 93,
+        "lstm_deaf": 93 - 4 * 9,
+        "rnn_bptt": 8 * 11 + 9,
+        "rnn_rtrl": 8 * 11 + 9,
+        "modern": 32 * (2 + 8 + 1) + 9,
+    }
+
+
 # Tasks ------------------------------------------------------------------------------------------------------------------------
 
 

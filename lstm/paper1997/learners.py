@@ -76,7 +76,10 @@ def rnn_init(key: Array, row: Row) -> Params:
 
 
 def rnn_net(row: Row) -> dict[str, Any]:
-    return {"hidden": nets.hidden_units(row.net), "weights": size(jax.eval_shape(rnn_init, jax.random.key(0), row))}
+    return {
+        "hidden": nets.hidden_units(row.net),
+        "weights": size(jax.eval_shape(lambda key: rnn_init(key, row), jax.random.key(0))),
+    }
 
 
 def size(params: Params) -> int:
@@ -155,7 +158,7 @@ def modern_init(key: Array, row: Row) -> Params:
 
 
 def modern_net(row: Row) -> dict[str, Any]:
-    weights = size(jax.eval_shape(modern_init, jax.random.key(0), row)["params"])
+    weights = size(jax.eval_shape(lambda key: modern_init(key, row), jax.random.key(0))["params"])
     return {"hidden": nets.hidden_units(row.net), "forget_bias": math.log(row.lag), "adam": RATE, "weights": weights}
 
 
