@@ -68,12 +68,14 @@ def main(argv: list[str]) -> int:
 
 def chosen(flags: argparse.Namespace) -> list[Row]:
     """The rows that the flags mean."""
-    rows = [row for row in ROWS if flags.experiment in ("", row.experiment)]
-    rows = [row for row in rows if flags.lag in (0, row.lag) and flags.variant in row.variant]
+    of_experiment = [row for row in ROWS if flags.experiment in ("", row.experiment)]
+    if not of_experiment:
+        known = ", ".join(dict.fromkeys(row.experiment for row in ROWS))
+        raise InputError(f"--experiment {flags.experiment}: no such row; one of {known}")
+    rows = [row for row in of_experiment if flags.lag in (0, row.lag) and flags.variant in row.variant]
     if not rows:
-        raise InputError(
-            f"--experiment {flags.experiment} --lag {flags.lag} --variant {flags.variant!r}: no such row; without flags all are shown"
-        )
+        flag = f"--variant {flags.variant!r}" if flags.variant else f"--lag {flags.lag}"
+        raise InputError(f"{flag}: no such row; one of {', '.join(repr(name_of(row)) for row in of_experiment)}")
     return rows
 
 
@@ -84,7 +86,7 @@ def run_row(row: Row, flags: argparse.Namespace, argv: Sequence[str], signals: S
     # rounds does not go by who runs beside it.
     groups = [run.start(row, learner, flags.seed, np.array([i])) for i in range(flags.trials or row.trials)]
     state = flags.json.with_name(f"{flags.json.name}.state.npz") if flags.json else None
-    key = f"{name_of(row)}, {flags.learner}, seed {flags.seed}, {len(groups)} trials"
+    key = f"experiment {name_of(row)}, {flags.learner}, seed {flags.seed}, {len(groups)} trials"
     settings = settings_of(row, flags.learner)
     groups, before = restored(state, key, settings, groups)
     # Compiled here, or each thread would.
@@ -146,7 +148,7 @@ def settings_of(row: Row, learner: str) -> dict[str, Any]:
 
 
 def name_of(row: Row) -> str:
-    return f"experiment {row.experiment}, lag {row.lag}" + (f", {row.variant}" if row.variant else "")
+    return f"{row.experiment}, lag {row.lag}" + (f", {row.variant}" if row.variant else "")
 
 
 # Files --------------------------------------------------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ def write(
 
 def show(found: Sequence[tuple[Row, list[dict[str, Any]] | None]]) -> None:
     """A line for each row; with trials, what they needed."""
-    table = Table(*("table", "experiment", "lag", "variant", "weights", "paper: sequences", "solved", "ours", "solved"))
+    table = Table(*("table", "experiment", "lag", "variant", "weights", "paper: sequences", "solved", "here", "solved"))
     for row, trials in found:
         needed = row.paper["sequences"]
         paper = " / ".join(f"{n:,.0f}" for n in (needed if isinstance(needed, tuple) else (needed,)))
@@ -244,7 +246,9 @@ def show(found: Sequence[tuple[Row, list[dict[str, Any]] | None]]) -> None:
             f"{row.paper['solved']:.0%}",
         ]
         table.add_row(*map(str, cells), ours, share)
-    Console().print(table)
+    # In a file or a pipe nothing is cut.
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
 
 
 if __name__ == "__main__":

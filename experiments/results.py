@@ -300,7 +300,7 @@ def feed() -> str:
 
 
 def paper1997(others: bool = False) -> str:
-    """What the paper of 1997 needed, and this code, for each row of its tables that has been run; others: by other learners."""
+    """What the paper of 1997 found, and this code, for each row of its tables that has been run; others: by other learners."""
     rows = []
     for path in (RESULTS / "paper1997").glob("*.json"):
         result = json.loads(path.read_text())
@@ -317,16 +317,17 @@ def paper1997(others: bool = False) -> str:
         what = f"{result['experiment']}, lag {result['lag']}" + (f", {result['variant']}" if result["variant"] else "")
         cells = [
             *([learner] if others else []),
-            " / ".join(f"{n:,.0f}" for n in theirs),
-            f"{means} ({min(last):,} to {max(last):,})" if last else f"none by {result['config']['limit']:,}",
             f"{result['paper']['solved']:.0%}",
             f"{len(last)} of {len(trials)}",
+            " / ".join(f"{n:,.0f}" for n in theirs),
+            f"{means} ({min(last):,} to {max(last):,})" if last else f"none by {result['config']['limit']:,}",
+            f"{result['paper']['wrong']:.1f}" if "wrong" in result["paper"] else "",
             f"{statistics.mean(wrong):.1f} ({max(wrong)})" if wrong else "",
             f"{result['minutes']:.1f}",
         ]
         rows.append((result["table"], result["lag"], what, *cells))
     head = ["table", "experiment"] + ["learner"] * others
-    head += ["paper: sequences", "here", "paper: solved", "here", "wrong, mean (most)", "minutes"]
+    head += ["paper: solved", "here", "paper: sequences", "here", "paper: wrong", "here (most)", "minutes"]
     return markdown(head, [[str(table), *cells] for table, _, *cells in sorted(rows)])
 
 

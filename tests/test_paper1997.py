@@ -411,8 +411,10 @@ def test_a_trial_that_reaches_the_limit_has_failed_at_the_next_look(monkeypatch,
 def test_rows_are_shown_and_unknown_ones_refused(capsys):
     assert paper1997.main([]) == 0
     assert capsys.readouterr().out.count("2c") == 9
-    with pytest.raises(InputError, match="--experiment 7 --lag 0 .*no such row"):
+    with pytest.raises(InputError, match="--experiment 7: no such row; one of 1, 2a, 2b, 2c, 3a, 3b, 3c, 4, 5, 6a, 6b"):
         paper1997.main(["--experiment", "7"])
+    with pytest.raises(InputError, match="--lag 77: no such row; one of '4, lag 100', '4, lag 500', '4, lag 1000'"):
+        paper1997.main(["--experiment", "4", "--lag", "77"])
     with pytest.raises(InputError, match="a.json: of one row; these are 3"):
         paper1997.main(["--experiment", "4", "--json", "a.json"])
 
@@ -421,7 +423,7 @@ def test_tables_and_figure_are_made_of_what_was_recorded(tmp_path, monkeypatch):
     trials = [{"trial": 0, "solved": True, "sequences": 30, "stages": [10, 30], "wrong": 2, "mse": 0.1}]
     trials.append({"trial": 1, "solved": False, "sequences": 50, "stages": [20, 0], "wrong": 9, "mse": 0.3})
     result = {"experiment": "3a", "lag": 100, "variant": "N = 1", "table": 4, "minutes": 2.0, "trials": trials}
-    result["paper"] = {"sequences": [11, 29], "solved": 1.0}
+    result["paper"] = {"sequences": [11, 29], "solved": 1.0, "wrong": 0.3}
     (tmp_path / "paper1997").mkdir()
     for learner in ("lstm", "modern"):
         whole = result | {"config": {"learner": learner, "limit": 50}}
@@ -429,7 +431,7 @@ def test_tables_and_figure_are_made_of_what_was_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
     monkeypatch.setattr(paper1997_figure, "RESULTS", tmp_path)
     ours, others = tables.paper1997(), tables.paper1997(others=True)
-    assert "| 4 | 3a, lag 100, N = 1 | 11 / 29 | 10 / 30 (30 to 30) | 100% | 1 of 2 | 2.0 (2) | 2.0 |" in ours
+    assert "| 4 | 3a, lag 100, N = 1 | 100% | 1 of 2 | 11 / 29 | 10 / 30 (30 to 30) | 0.3 | 2.0 (2) | 2.0 |" in ours
     assert "modern" in others and "modern" not in ours
     assert paper1997_figure.main([str(tmp_path / "a.png")]) == 0
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["a.png"]
