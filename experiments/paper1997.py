@@ -9,6 +9,7 @@ from experiments import launch
 # isort: split
 import argparse
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -206,7 +207,7 @@ def write(
         name=path.stem,
         config=config,
         overrides=[],
-        command=" ".join(["python -m experiments.paper1997", *argv]),
+        command=shlex.join(["python", "-m", "experiments.paper1997", *argv]),
         minutes=minutes,
         seeds=[seed],
         scores=scores,

@@ -351,7 +351,7 @@ def test_a_trial_that_is_done_rests():
 
 @pytest.fixture
 def one_row(monkeypatch):
-    monkeypatch.setattr(paper1997, "ROWS", (small(experiment="x", variant="small"),))
+    monkeypatch.setattr(paper1997, "ROWS", (small(experiment="x", variant="a row"),))
     monkeypatch.setattr(paper1997, "SECONDS", 0.0)
     monkeypatch.setattr(run, "EVERY", 100)
 
@@ -372,6 +372,8 @@ def test_the_command_writes_each_trial_and_the_same_for_the_same_seed(one_row, t
     )
     assert (one["experiment"], one["lag"], one["config"]["net"]["weights"]) == ("x", 100, 102)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json"]
+    paper1997.main([*words, str(tmp_path / "d.json"), "--variant", "a row"])
+    assert results(tmp_path / "d.json")["command"].endswith("d.json --variant 'a row'")
     assert paper1997.main([*words, str(tmp_path / "c.json"), "--seed", "1"]) == 0
     assert results(tmp_path / "c.json")["trials"] != one["trials"]
 
@@ -393,7 +395,7 @@ def test_a_stopped_command_goes_on(one_row, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="a.json.state.npz: is of .* seed 0, 3 trials, not of .* seed 1"):
         paper1997.main([*words, str(tmp_path / "a.json"), "--seed", "1"])
     with monkeypatch.context() as patch, pytest.raises(InputError, match="a.json.state.npz: is of other settings of"):
-        patch.setattr(paper1997, "ROWS", (small(experiment="x", variant="small", rate=0.25),))
+        patch.setattr(paper1997, "ROWS", (small(experiment="x", variant="a row", rate=0.25),))
         paper1997.main([*words, str(tmp_path / "a.json")])
     assert paper1997.main([*words, str(tmp_path / "a.json")]) == 0
     assert results(tmp_path / "a.json")["trials"] == results(tmp_path / "whole.json")["trials"]
