@@ -247,9 +247,10 @@ def show(found: Sequence[tuple[Row, list[dict[str, Any]] | None]]) -> None:
             f"{row.paper['solved']:.0%}",
         ]
         table.add_row(*map(str, cells), ours, share)
-    # In a file or a pipe nothing is cut.
     console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    if not console.is_terminal:
+        console = Console(width=160)  # in a file or a pipe nothing is cut
+    console.print(table)
 
 
 if __name__ == "__main__":

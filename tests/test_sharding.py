@@ -75,7 +75,6 @@ SLOW = ("2", "4", "fsdp 8", "pmap 4", "2 x 2 micro-batches", "fsdp 2 x space 2")
 slow = [pytest.param("unet", way, marks=pytest.mark.slow) for way in SLOW]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "way"), [*(("lstm", w) for w in WAYS if "space" not in w), ("unet", "8"), ("unet", "fsdp 2 of 4"), *slow]
 )
